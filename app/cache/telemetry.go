@@ -1,0 +1,180 @@
+package cache
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// The values of the `strategy` attribute: how a cache protects its loader.
+const (
+	StrategyLease = "lease"
+	StrategyTTL   = "ttl"
+)
+
+// The instruments. All carry the attribute `cache`, the Name of the Options.
+const (
+	// MetricRequests counts calls of Get {request}, by strategy and result (the Result constants).
+	MetricRequests = "cache.requests"
+	// MetricFills counts runs of the loader {fill}, by strategy and outcome: committed, lost (something newer was there,
+	// or Redis could not be reached), failed.
+	MetricFills = "cache.fills"
+	// MetricFillDuration is the time of such a run in seconds, by strategy and outcome.
+	MetricFillDuration = "cache.fill.duration"
+	// MetricLeaseRequests counts attempts to get the lease {request}, by result: acquired, busy, cooldown, unavailable.
+	MetricLeaseRequests = "cache.lease.requests"
+	// MetricLeaseWait is how long a request waited for somebody else's fill, in seconds, by result, which says what ended
+	// the wait: push, poll (both across replicas), flight (in this process), timeout.
+	MetricLeaseWait = "cache.lease.wait.duration"
+	// MetricWaiters is how many requests are waiting now {request}.
+	MetricWaiters = "cache.waiters"
+	// MetricValueAge is the age of what was served from memory, in seconds, by result: hit or stale.
+	MetricValueAge = "cache.value.age"
+)
+
+// SpanGet, SpanFill and SpanRefresh name the spans: a call of Get; a run of the loader, on whichever replica; the
+// background work that a request has caused, a root of its own that links to that request.
+const (
+	SpanGet     = "cache.get"
+	SpanFill    = "cache.fill"
+	SpanRefresh = "cache.refresh"
+)
+
+// The attribute of a link that says where it leads: to the fill that produced the value, or to whoever holds the lease.
+const (
+	linkKind     = "link.kind"
+	linkProducer = "producer"
+	linkHolder   = "holder"
+)
+
+const scope = "nervous/app/cache"
+
+// instruments is this package's telemetry as a few verbs, so that the algorithm reads without it.
+type instruments struct {
+	tracer   trace.Tracer
+	spanName trace.SpanStartOption
+
+	requests  metric.Int64Counter
+	fills     metric.Int64Counter
+	fillTime  metric.Float64Histogram
+	leases    metric.Int64Counter
+	leaseWait metric.Float64Histogram
+	waiters   metric.Int64UpDownCounter
+	valueAge  metric.Float64Histogram
+
+	cache, strategy attribute.KeyValue
+	// Attribute sets are made once, because a hit is counted on every request.
+	byCache  metric.MeasurementOption
+	byResult map[Result]resultOptions
+}
+
+type resultOptions struct{ request, age metric.MeasurementOption }
+
+func newInstruments(name, strategy string, tracers trace.TracerProvider, meters metric.MeterProvider) *instruments {
+	meter := meters.Meter(scope)
+	t := &instruments{
+		tracer:   tracers.Tracer(scope),
+		cache:    attribute.String("cache", name),
+		strategy: attribute.String("strategy", strategy),
+		byResult: map[Result]resultOptions{},
+	}
+	t.spanName = trace.WithAttributes(attribute.String("cache.name", name), attribute.String("cache.strategy", strategy))
+	// The constructors fail only for names that are not allowed; they return a working no-op even then.
+	t.requests, _ = meter.Int64Counter(MetricRequests, metric.WithUnit("{request}"),
+		metric.WithDescription("Calls of Get, by result."))
+	t.fills, _ = meter.Int64Counter(MetricFills, metric.WithUnit("{fill}"),
+		metric.WithDescription("Runs of the loader."))
+	t.fillTime, _ = meter.Float64Histogram(MetricFillDuration, metric.WithUnit("s"),
+		metric.WithDescription("Time of a run of the loader."))
+	t.leases, _ = meter.Int64Counter(MetricLeaseRequests, metric.WithUnit("{request}"),
+		metric.WithDescription("Attempts to get the lease, by result."))
+	t.leaseWait, _ = meter.Float64Histogram(MetricLeaseWait, metric.WithUnit("s"),
+		metric.WithDescription("How long a request waited for somebody else's fill."))
+	t.waiters, _ = meter.Int64UpDownCounter(MetricWaiters, metric.WithUnit("{request}"),
+		metric.WithDescription("Requests that are waiting for somebody else's fill."))
+	t.valueAge, _ = meter.Float64Histogram(MetricValueAge, metric.WithUnit("s"),
+		metric.WithDescription("Age of what was served from memory."))
+
+	t.byCache = metric.WithAttributeSet(attribute.NewSet(t.cache))
+	for _, r := range []Result{ResultHit, ResultStale, ResultMiss, ResultWait, ResultBypass, ResultError} {
+		result := attribute.String("result", string(r))
+		t.byResult[r] = resultOptions{
+			request: metric.WithAttributeSet(attribute.NewSet(t.cache, t.strategy, result)),
+			age:     metric.WithAttributeSet(attribute.NewSet(t.cache, result)),
+		}
+	}
+	return t
+}
+
+func (t *instruments) startGet(ctx context.Context) (context.Context, trace.Span) {
+	return t.tracer.Start(ctx, SpanGet, t.spanName)
+}
+
+func (t *instruments) startFill(ctx context.Context) (context.Context, trace.Span) {
+	return t.tracer.Start(ctx, SpanFill, t.spanName)
+}
+
+func (t *instruments) startRefresh(ctx context.Context, cause trace.Link) (context.Context, trace.Span) {
+	return t.tracer.Start(ctx, SpanRefresh, t.spanName, trace.WithNewRoot(), trace.WithLinks(cause))
+}
+
+// answered closes the books on one call of Get.
+func (t *instruments) answered(ctx context.Context, span trace.Span, info Info, err error) {
+	options := t.byResult[info.Result]
+	t.requests.Add(ctx, 1, options.request)
+	fromMemory := info.Result == ResultHit || info.Result == ResultStale
+	if fromMemory {
+		t.valueAge.Record(ctx, info.Age.Seconds(), options.age)
+	}
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(attribute.String("cache.result", string(info.Result)))
+	if fromMemory {
+		span.SetAttributes(attribute.Float64("cache.value.age", info.Age.Seconds()))
+		addLink(span, linkProducer, info.Producer)
+	}
+	addLink(span, linkHolder, info.Holder)
+	recordError(span, err)
+}
+
+func (t *instruments) filled(ctx context.Context, outcome string, took time.Duration) {
+	by := metric.WithAttributes(t.cache, t.strategy, attribute.String("outcome", outcome))
+	t.fills.Add(ctx, 1, by)
+	t.fillTime.Record(ctx, took.Seconds(), by)
+	trace.SpanFromContext(ctx).SetAttributes(attribute.String("cache.fill.outcome", outcome))
+}
+
+func (t *instruments) leaseAsked(ctx context.Context, result string) {
+	t.leases.Add(ctx, 1, metric.WithAttributes(t.cache, attribute.String("result", result)))
+}
+
+// waiting counts one more waiter until the returned function is called.
+func (t *instruments) waiting(ctx context.Context) (done func()) {
+	t.waiters.Add(ctx, 1, t.byCache)
+	return func() { t.waiters.Add(ctx, -1, t.byCache) }
+}
+
+func (t *instruments) waited(ctx context.Context, endedBy string, took time.Duration) {
+	t.leaseWait.Record(ctx, took.Seconds(), metric.WithAttributes(t.cache, attribute.String("result", endedBy)))
+}
+
+// event marks a turn of the algorithm on the current span.
+func event(ctx context.Context, name string) { trace.SpanFromContext(ctx).AddEvent(name) }
+
+func addLink(span trace.Span, kind string, to trace.SpanContext) {
+	if to.IsValid() {
+		span.AddLink(trace.Link{SpanContext: to, Attributes: []attribute.KeyValue{attribute.String(linkKind, kind)}})
+	}
+}
+
+func recordError(span trace.Span, err error) {
+	if err != nil {
+		span.RecordError(err)
+		span.SetStatus(codes.Error, err.Error())
+	}
+}
