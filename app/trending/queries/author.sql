@@ -1,0 +1,2 @@
+-- name: Author :one
+SELECT id, name FROM users WHERE id = $1
