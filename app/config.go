@@ -1,0 +1,204 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"nervous/app/trending"
+)
+
+// config is everything that the environment decides, one field a variable. Telemetry is the exception: it follows the
+// standard OTEL_* variables, which the exporters read themselves.
+type config struct {
+	// LISTEN_ADDR is where the replica answers, `host:port`. All interfaces by default, because in a container the
+	// loopback would be unreachable; the deployments publish it on 127.0.0.1 only.
+	ListenAddr string `env:"LISTEN_ADDR" envDefault:":8080"`
+
+	// REPLICA_ID tells replicas apart in telemetry and in the X-Served-By header. Defaults to the host's name, which in
+	// a container is unique.
+	ReplicaID string `env:"REPLICA_ID"`
+
+	// REQUEST_TIMEOUT bounds a request; it reaches Postgres and Redis through the context. Above what the naive
+	// strategies need when a burst of them shares two cores, because showing that is the point of the demo.
+	RequestTimeout time.Duration `env:"REQUEST_TIMEOUT" envDefault:"30s"`
+
+	// SHUTDOWN_TIMEOUT bounds the graceful end: requests and fills in flight, then telemetry. Docker kills after 10 s,
+	// so what is left over is given to the flush of telemetry.
+	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"8s"`
+
+	// LOG_LEVEL is debug, info, warn or error.
+	LogLevel slog.Level `env:"LOG_LEVEL" envDefault:"info"`
+
+	Database database
+	Redis    redisStore
+	Trending trendingConfig
+
+	// ALLOW_STRATEGY_OVERRIDE lets callers choose a strategy by `?strategy=` and forget cached answers by DELETE. True
+	// only in the demo: a naive strategy is a way to overload Postgres from outside.
+	AllowStrategyOverride bool `env:"ALLOW_STRATEGY_OVERRIDE" envDefault:"false"`
+}
+
+// database is the part of the configuration that every command needs.
+type database struct {
+	// DATABASE_URL is Postgres's connection string.
+	URL string `env:"DATABASE_URL,required"`
+
+	// DATABASE_MAX_CONNS bounds the pool of one replica. More connections do not make two cores faster: a stampede that
+	// finds a wide pool only waits inside Postgres instead of in front of it.
+	MaxConns int32 `env:"DATABASE_MAX_CONNS" envDefault:"8"`
+
+	// DATABASE_ACQUIRE_TIMEOUT bounds the wait for a free connection; past it the request is shed with 503.
+	AcquireTimeout time.Duration `env:"DATABASE_ACQUIRE_TIMEOUT" envDefault:"2s"`
+
+	// DATABASE_STATEMENT_TIMEOUT makes Postgres end a query that nobody may be waiting for any more.
+	StatementTimeout time.Duration `env:"DATABASE_STATEMENT_TIMEOUT" envDefault:"30s"`
+}
+
+type redisStore struct {
+	// REDIS_URL is Redis's address, `redis://[user:password@]host:port/db`.
+	URL string `env:"REDIS_URL,required"`
+
+	// REDIS_TIMEOUT is the budget of one call: dial, write and read. With 1,000 simultaneous hits on two cores a
+	// healthy Redis exceeds 50 ms, so a tighter budget would call it dead when it is merely busy.
+	Timeout time.Duration `env:"REDIS_TIMEOUT" envDefault:"250ms"`
+}
+
+type trendingConfig struct {
+	// TRENDING_STRATEGY is how the list is answered unless a caller may and does choose: n_plus_one, preload, ttl, lease.
+	Strategy trending.Strategy `env:"TRENDING_STRATEGY" envDefault:"lease"`
+
+	// TRENDING_TTL is how long an answer counts as fresh.
+	TTL time.Duration `env:"TRENDING_TTL" envDefault:"10m"`
+
+	// TRENDING_TTL_JITTER shortens each TTL by a random part of up to this fraction, so that keys written together do
+	// not expire together.
+	TTLJitter float64 `env:"TRENDING_TTL_JITTER" envDefault:"0.1"`
+
+	// TRENDING_STALE_FOR is how long past its TTL an answer may still be served while somebody refreshes it.
+	StaleFor time.Duration `env:"TRENDING_STALE_FOR" envDefault:"10m"`
+
+	// TRENDING_LEASE is how long a dead leader can hold up the others.
+	Lease time.Duration `env:"TRENDING_LEASE" envDefault:"3s"`
+
+	// TRENDING_LOAD_TIMEOUT is the deadline of one fill, whoever waits for it. Below REQUEST_TIMEOUT, so that a waiter
+	// learns that the fill failed instead of giving up on it.
+	LoadTimeout time.Duration `env:"TRENDING_LOAD_TIMEOUT" envDefault:"25s"`
+}
+
+// loadConfig reads the whole configuration. Its error lists every fault, not only the first.
+func loadConfig(getenv func(string) string) (config, error) {
+	var c config
+	if err := parse(&c, getenv); err != nil {
+		return config{}, err
+	}
+	if c.ReplicaID == "" {
+		c.ReplicaID, _ = os.Hostname()
+	}
+	return c, nil
+}
+
+// loadDatabaseConfig reads what `migrate` and `seed` need.
+func loadDatabaseConfig(getenv func(string) string) (database, error) {
+	var d database
+	err := parse(&d, getenv)
+	return d, err
+}
+
+// validate checks what a type cannot say: ranges, and settings that only make sense together.
+func (c *config) validate(f *faults) {
+	c.Database.validate(f)
+	c.Redis.validate(f)
+	t := c.Trending
+	f.unless(c.RequestTimeout > 0, "REQUEST_TIMEOUT", "must be positive")
+	f.unless(c.ShutdownTimeout > 0, "SHUTDOWN_TIMEOUT", "must be positive")
+	f.unless(t.TTL >= time.Second, "TRENDING_TTL", "must be at least 1s")
+	f.unless(t.TTLJitter >= 0 && t.TTLJitter < 1, "TRENDING_TTL_JITTER", "must be from 0 to below 1")
+	f.unless(t.StaleFor >= 0, "TRENDING_STALE_FOR", "must not be negative")
+	f.unless(t.Lease >= 100*time.Millisecond, "TRENDING_LEASE", "must be at least 100ms")
+	f.unless(t.LoadTimeout > 0 && t.LoadTimeout < c.RequestTimeout,
+		"TRENDING_LOAD_TIMEOUT", "must be positive and below REQUEST_TIMEOUT")
+}
+
+func (d *database) validate(f *faults) {
+	_, err := pgxpool.ParseConfig(d.URL)
+	f.unless(err == nil, "DATABASE_URL", "is not a connection string: %v", err)
+	f.unless(d.MaxConns >= 1, "DATABASE_MAX_CONNS", "must be at least 1")
+	f.unless(d.AcquireTimeout > 0, "DATABASE_ACQUIRE_TIMEOUT", "must be positive")
+	f.unless(d.StatementTimeout >= time.Millisecond, "DATABASE_STATEMENT_TIMEOUT", "must be at least 1ms")
+}
+
+func (r *redisStore) validate(f *faults) {
+	_, err := redis.ParseURL(r.URL)
+	f.unless(err == nil, "REDIS_URL", "is not an address of Redis: %v", err)
+	f.unless(r.Timeout > 0, "REDIS_TIMEOUT", "must be positive")
+}
+
+// faults collects at most one fault a variable, the first: a value that could not be parsed is not also out of range.
+type faults struct {
+	lines  []string
+	faulty map[string]bool
+}
+
+func (f *faults) unless(ok bool, variable, format string, args ...any) {
+	if ok || f.faulty[variable] {
+		return
+	}
+	f.faulty[variable] = true
+	f.lines = append(f.lines, fmt.Sprintf("  - %s %s", variable, fmt.Sprintf(format, args...)))
+}
+
+func parse(target interface{ validate(*faults) }, getenv func(string) string) error {
+	params, err := env.GetFieldParams(target)
+	if err != nil {
+		return err
+	}
+	environment := map[string]string{}
+	for _, p := range params {
+		if v := getenv(p.Key); v != "" {
+			environment[p.Key] = v
+		}
+	}
+	f := &faults{faulty: map[string]bool{}}
+	aggregate, _ := errors.AsType[env.AggregateError](env.ParseWithOptions(target, env.Options{Environment: environment}))
+	for _, err := range aggregate.Errors {
+		switch e := err.(type) {
+		case env.VarIsNotSetError:
+			f.unless(false, e.Key, "is required and not set")
+		case env.ParseError:
+			variable := variableOf(reflect.TypeOf(target).Elem(), e.Name)
+			f.unless(false, variable, "is %q: %v", environment[variable], e.Err)
+		default:
+			return err
+		}
+	}
+	target.validate(f)
+	if len(f.lines) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the environment has %d fault(s):\n%s", len(f.lines), strings.Join(f.lines, "\n"))
+}
+
+// variableOf finds the variable behind a field's name, which is all that a parse error tells.
+func variableOf(structure reflect.Type, field string) string {
+	for f := range structure.Fields() {
+		variable, _, _ := strings.Cut(f.Tag.Get("env"), ",")
+		if f.Name == field && variable != "" {
+			return variable
+		}
+		if variable == "" && f.Type.Kind() == reflect.Struct {
+			if found := variableOf(f.Type, field); found != "" {
+				return found
+			}
+		}
+	}
+	return ""
+}

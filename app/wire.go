@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"nervous/app/api"
+	"nervous/app/cache"
+	"nervous/app/migrations"
+	"nervous/app/telemetry"
+	"nervous/app/trending"
+)
+
+// service is one replica, built and not yet serving.
+type service struct {
+	handler  http.Handler
+	trending *trending.Trending
+	draining atomic.Bool
+	pool     *pgxpool.Pool
+	rdb      *redis.Client
+}
+
+// build wires everything, top to bottom. It connects to nothing yet: a store that is away when the replica starts is
+// like one that goes away later.
+func build(ctx context.Context, c config) (*service, error) {
+	// The truth.
+	pool, err := openPostgres(ctx, c.Database)
+	if err != nil {
+		return nil, err
+	}
+
+	// The time.
+	rdb, err := openRedis(c.Redis)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	for name, script := range cache.Scripts() {
+		telemetry.RedisScript(name, script)
+	}
+
+	// The feature.
+	s := &service{pool: pool, rdb: rdb}
+	s.trending = trending.New(pool, rdb, trending.Options{
+		TTL:            c.Trending.TTL,
+		TTLJitter:      c.Trending.TTLJitter,
+		StaleFor:       c.Trending.StaleFor,
+		Lease:          c.Trending.Lease,
+		LoadTimeout:    c.Trending.LoadTimeout,
+		Replica:        c.ReplicaID,
+		AcquireTimeout: c.Database.AcquireTimeout,
+	})
+
+	// The surface.
+	s.handler = api.New(api.Dependencies{
+		Trending:              s.trending,
+		DefaultStrategy:       c.Trending.Strategy,
+		AllowStrategyOverride: c.AllowStrategyOverride,
+		Ready:                 s.ready,
+		Replica:               c.ReplicaID,
+		RequestTimeout:        c.RequestTimeout,
+	})
+	return s, nil
+}
+
+// ready says whether requests are welcome. Redis is not asked for: without it the replica is slower, not useless.
+func (s *service) ready(ctx context.Context) error {
+	if s.draining.Load() {
+		return errors.New("this replica is shutting down")
+	}
+	return migrations.Check(ctx, s.pool)
+}
+
+func (s *service) close() error {
+	s.pool.Close()
+	return s.rdb.Close()
+}
+
+func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
+	c, err := pgxpool.ParseConfig(d.URL)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	// A pool that is warm from the start and as wide as it may get: connecting is no part of any request.
+	c.MaxConns, c.MinConns = d.MaxConns, d.MaxConns
+	c.AfterConnect = trending.Prepare
+	// The default pings a connection that was idle for a second, one more round-trip for whoever comes next. A look at
+	// the socket, which costs none, finds those that the server has closed; only they are pinged, and so replaced.
+	c.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
+		return p.IdleDuration > time.Second && p.Conn.PgConn().CheckConn() != nil
+	}
+	parameters := c.ConnConfig.RuntimeParams
+	parameters["application_name"] = "nervous"
+	parameters["statement_timeout"] = strconv.FormatInt(d.StatementTimeout.Milliseconds(), 10)
+	// One query, one core: a service answers many at a time, and each that took all cores would starve the others.
+	parameters["max_parallel_workers_per_gather"] = "0"
+	if err := telemetry.Postgres(c); err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	return pool, telemetry.ObservePostgresPool(pool)
+}
+
+func openRedis(r redisStore) (*redis.Client, error) {
+	o, err := redis.ParseURL(r.URL)
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = r.Timeout, r.Timeout, r.Timeout
+	telemetry.RedisOptions(o)
+	rdb := redis.NewClient(o)
+	return rdb, errors.Join(telemetry.Redis(rdb), telemetry.ObserveRedisPool(rdb))
+}
