@@ -1,0 +1,39 @@
+// What the service itself says about an answer, read from the response headers. Thresholds on these facts hold whatever
+// the machine's speed is: a laptop may be slow, but a hit that asks Postgres is wrong everywhere.
+
+// How each result of the cache (the `desc` of Server-Timing) must look in Cache-Status (RFC 9211). Two headers that are
+// written by different lines of code and must tell the same story.
+const CACHE_STATUS = {
+  hit: /; hit(?!.*detail=stale)/,
+  stale: /; hit;.*detail=stale/,
+  miss: /; fwd=miss;.*stored/,
+  wait: /; fwd=miss;.*collapsed/,
+  bypass: /; fwd=bypass/,
+  error: /; fwd=bypass/,
+};
+
+// The bounded set of results, for tags and tables.
+export const RESULTS = Object.keys(CACHE_STATUS);
+
+// Reads `cache;desc="hit";dur=0.412, redis;desc="1 round-trips";dur=0.310, db;desc="0 round-trips";dur=0.000`.
+// Returns { result, redisRoundTrips, dbRoundTrips, consistent }; a fact that the answer does not state is null.
+export function readFacts(response) {
+  const timing = response.headers['Server-Timing'] || '';
+  const result = description(timing, 'cache');
+  return {
+    result: RESULTS.includes(result) ? result : null,
+    redisRoundTrips: leadingNumber(description(timing, 'redis')),
+    dbRoundTrips: leadingNumber(description(timing, 'db')),
+    consistent: result in CACHE_STATUS && CACHE_STATUS[result].test(response.headers['Cache-Status'] || ''),
+  };
+}
+
+function description(timing, metric) {
+  const found = timing.match(new RegExp(`(?:^|,\\s*)${metric};desc="([^"]*)"`));
+  return found ? found[1] : null;
+}
+
+function leadingNumber(text) {
+  const number = parseInt(text, 10);
+  return Number.isNaN(number) ? null : number;
+}

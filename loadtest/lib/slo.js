@@ -1,0 +1,32 @@
+// The numbers that the load scripts hold the deployment to: each stands here once, with the objective that it serves.
+// They are the promise of the README; a run that misses one ends with a non-zero exit status.
+
+// How many posts a trending answer lists.
+export const TRENDING_POSTS = 10;
+
+// A reader who hits the cache must not notice the spike: 95 of 100 hits answer within this time, at 300 arrivals a
+// second on two cores that also run the load generator.
+export const HIT_P95_MS = 200;
+
+// What one answer costs Postgres. Medians, because a new connection or a health check adds a round-trip now and then.
+export const DB_ROUND_TRIPS = {
+  n_plus_one: 11, // the list, then one author query for each of the ten posts
+  preload: 2, // the list, then all authors at once
+  hit: 0, // memory answers; Postgres is not asked
+};
+
+// However many requests find the cache cold together, over all replicas one of them runs the query.
+export const LEASE_FILLS = 1;
+
+// Without protection every one of them runs it. `more than one` is the flaw; the table shows how many it really was.
+export const TTL_FILLS_MORE_THAN = 1;
+
+// The protected strategy answers everybody: no request of the spike or of the cold thousand fails.
+export const FAILED = 0;
+
+// A burst tests the stampede only while its query runs. A request that finds the answer already there came too late to
+// count, so at most this share of the cold thousand may.
+export const LATE_SHARE = 0.1;
+
+// An open model must keep its pace to mean anything: at least this share of the planned arrivals is really sent.
+export const ARRIVALS_SENT = 0.99;

@@ -1,0 +1,232 @@
+// The trending spike: what the same expensive question costs by each strategy, and what the protected one promises.
+//
+//   k6 run loadtest/trending.js                               against http://127.0.0.1:8080
+//   BASE_URL=http://caddy:8080 SCENARIO=spike k6 run ...      elsewhere, and only a part (compare, spike or all)
+//   RESULTS=/tmp/trending.json k6 run ...                     the table's figures as JSON as well
+//   COMPARE_SECONDS=900 k6 run ...                            more patience on a slow machine
+//
+// `spike` asks a protected, cold cache 300 times a second. `compare` then sends the same cold burst to each strategy,
+// one after another, so that the difference is the strategy and nothing else. The spike goes first because its length
+// is known; how long the naive strategies take is what the comparison finds out.
+//
+// It needs a deployment with ALLOW_STRATEGY_OVERRIDE=true that nobody else is using: it forgets the cached answers.
+
+import exec from 'k6/execution';
+import http from 'k6/http';
+import { readable, record, row, TREND_STATS } from './lib/measure.js';
+import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
+import * as slo from './lib/slo.js';
+import { traceparent } from './lib/trace.js';
+
+const BASE_URL = (__ENV.BASE_URL || 'http://127.0.0.1:8080').replace(/\/+$/, '');
+const SCENARIO = __ENV.SCENARIO || 'all';
+const COMPARE_SECONDS = Number(__ENV.COMPARE_SECONDS || 600);
+
+const SPIKE = { idleSeconds: 5, seconds: 20, rate: 300 };
+
+// The naive bursts are small on purpose: uncached, the query sustains little more than one answer a second.
+const COMPARE = {
+  alone: { strategy: 'preload', requests: 3 },
+  n_plus_one: { strategy: 'n_plus_one', requests: 20 },
+  preload: { strategy: 'preload', requests: 20 },
+  ttl: { strategy: 'ttl', requests: 20 },
+  lease: { strategy: 'lease', requests: 20 },
+  lease_1000: { strategy: 'lease', requests: 1000 },
+};
+
+const SCENARIOS = {
+  spike: {
+    executor: 'constant-arrival-rate',
+    exec: 'spike',
+    startTime: `${SPIKE.idleSeconds}s`,
+    rate: SPIKE.rate,
+    duration: `${SPIKE.seconds}s`,
+    // Everybody waits while the one query runs, so a second of it needs 300 users; idle ones cost little.
+    preAllocatedVUs: 900,
+    maxVUs: 1800,
+  },
+  compare: {
+    executor: 'per-vu-iterations',
+    exec: 'compare',
+    startTime: SCENARIO === 'compare' ? '0s' : `${SPIKE.idleSeconds + SPIKE.seconds + 5}s`,
+    vus: 1,
+    iterations: 1,
+    maxDuration: `${COMPARE_SECONDS}s`,
+    gracefulStop: '0s',
+  },
+};
+
+const PHASES = {
+  compare: COMPARE,
+  spike: { spike: { strategy: 'lease', requests: SPIKE.rate * SPIKE.seconds } },
+};
+
+// What must hold, by phase: k6's metric and condition, and the same in words for the verdict.
+const PROMISES = {
+  alone: [],
+  n_plus_one: [{
+    says: 'N+1 asks Postgres once for the list and once a post (median)',
+    metric: 'db_round_trips{phase:n_plus_one}', condition: `med==${slo.DB_ROUND_TRIPS.n_plus_one}`,
+  }],
+  preload: [{
+    says: 'preloading asks it twice (median)',
+    metric: 'db_round_trips{phase:preload}', condition: `med==${slo.DB_ROUND_TRIPS.preload}`,
+  }],
+  ttl: [{
+    says: 'an unprotected cache runs the query many times in a cold burst',
+    metric: 'fills{phase:ttl}', condition: `count>${slo.TTL_FILLS_MORE_THAN}`,
+  }],
+  lease: [{
+    says: 'the lease runs it once for the same burst',
+    metric: 'fills{phase:lease}', condition: `count==${slo.LEASE_FILLS}`,
+  }, {
+    says: 'and fails nobody',
+    metric: 'http_req_failed{phase:lease}', condition: `rate<=${slo.FAILED}`,
+  }],
+  lease_1000: [{
+    says: 'the lease runs it once for a thousand',
+    metric: 'fills{phase:lease_1000}', condition: `count==${slo.LEASE_FILLS}`,
+  }, {
+    says: 'and fails nobody',
+    metric: 'http_req_failed{phase:lease_1000}', condition: `rate<=${slo.FAILED}`,
+  }, {
+    says: 'all thousand were sent',
+    metric: 'http_reqs{phase:lease_1000}', condition: `count==${COMPARE.lease_1000.requests}`,
+  }, {
+    says: 'and hardly one came after the query had ended',
+    metric: 'cache_results{phase:lease_1000,result:hit}',
+    condition: `count<=${slo.LATE_SHARE * COMPARE.lease_1000.requests}`,
+  }],
+  spike: [{
+    says: 'hits of the spike answer in time (ms)',
+    metric: 'hit_duration{phase:spike}', condition: `p(95)<${slo.HIT_P95_MS}`,
+  }, {
+    says: 'and never ask Postgres (median)',
+    metric: 'db_round_trips{phase:spike,result:hit}', condition: `med==${slo.DB_ROUND_TRIPS.hit}`,
+  }, {
+    says: 'there were hits to say this of',
+    metric: 'cache_results{phase:spike,result:hit}', condition: 'count>0',
+  }, {
+    says: 'the cold start of the spike ran the query once',
+    metric: 'fills{phase:spike}', condition: `count==${slo.LEASE_FILLS}`,
+  }, {
+    says: 'and nobody failed',
+    metric: 'http_req_failed{phase:spike}', condition: `rate<=${slo.FAILED}`,
+  }, {
+    says: 'the spike kept its pace',
+    metric: 'http_reqs{phase:spike}', condition: `count>=${slo.ARRIVALS_SENT * SPIKE.rate * SPIKE.seconds}`,
+  }],
+};
+const EVERY_ANSWER = { says: 'every answer is consistent', metric: 'checks', condition: 'rate==1' };
+
+const selected = SCENARIO === 'all' ? Object.keys(PHASES) : [SCENARIO];
+if (!selected.every((name) => name in PHASES)) {
+  throw new Error(`SCENARIO=${SCENARIO}: there are compare, spike and all`);
+}
+const phases = Object.assign({}, ...selected.map((name) => PHASES[name]));
+const promises = Object.keys(phases)
+  .flatMap((phase) => PROMISES[phase].map((promise) => ({ ...promise, phase })))
+  .concat(EVERY_ANSWER);
+
+export const options = {
+  scenarios: Object.fromEntries(selected.map((name) => [name, SCENARIOS[name]])),
+  thresholds: thresholds(),
+  summaryTrendStats: TREND_STATS,
+  // A burst is one http.batch: as wide as the widest phase, or k6 would queue what must arrive at once.
+  batch: COMPARE.lease_1000.requests,
+  batchPerHost: COMPARE.lease_1000.requests,
+  setupTimeout: '90s',
+};
+
+function thresholds() {
+  const byMetric = Object.assign({}, ...Object.keys(phases).map(readable));
+  for (const { metric, condition } of promises) byMetric[metric] = [condition];
+  return byMetric;
+}
+
+// Refuses to start, in one sentence, where the run could only end in a thousand failures. The last step leaves the
+// cache cold, which is how the spike wants it.
+export function setup() {
+  const ready = http.get(`${BASE_URL}/readyz`, tagged('GET /readyz'));
+  if (ready.status === 0) exec.test.abort(`nothing answers at ${BASE_URL} (${ready.error}): start it, or set BASE_URL`);
+  if (ready.status !== 200) exec.test.abort(`${BASE_URL} is not ready: /readyz says ${ready.status} ${ready.body}`);
+
+  const answer = http.get(`${BASE_URL}/posts/trending?strategy=preload`, tagged('GET /posts/trending'));
+  const chosen = answer.status === 200 ? answer.json('strategy') : `${answer.status} ${answer.body}`;
+  if (chosen !== 'preload') {
+    exec.test.abort(`?strategy=preload was answered with ${chosen}: this needs ALLOW_STRATEGY_OVERRIDE=true`);
+  }
+  const posts = answer.json('posts').length;
+  if (posts < slo.TRENDING_POSTS) exec.test.abort(`only ${posts} posts are trending: load the data with \`app seed\``);
+  forget();
+}
+
+export function spike() {
+  const { url, params } = question('spike', 'lease');
+  record(http.get(url, params), 'spike', 'lease');
+}
+
+// One virtual user sends every burst and waits for its last answer before the next, so Postgres is idle in between.
+// The connections are opened before: a thousand at once take half a second, which would blur the burst.
+export function compare() {
+  const { alone, ...bursts } = COMPARE;
+  for (let i = 0; i < alone.requests; i++) {
+    const { url, params } = question('alone', alone.strategy);
+    record(http.get(url, params), 'alone', alone.strategy);
+  }
+  for (const [phase, { strategy, requests }] of Object.entries(bursts)) {
+    http.batch(Array.from({ length: requests }, () => ['GET', `${BASE_URL}/healthz`, null, tagged('GET /healthz')]));
+    forget();
+    const burst = Array.from({ length: requests }, () => question(phase, strategy));
+    for (const response of http.batch(burst)) record(response, phase, strategy);
+  }
+}
+
+function question(phase, strategy) {
+  return {
+    method: 'GET',
+    url: `${BASE_URL}/posts/trending?strategy=${strategy}`,
+    params: tagged('GET /posts/trending', { phase, strategy }),
+  };
+}
+
+function forget() {
+  const response = http.del(`${BASE_URL}/posts/trending`, null, tagged('DELETE /posts/trending'));
+  if (response.status !== 204) {
+    exec.test.abort(`DELETE /posts/trending: ${response.status}, not 204: this needs ALLOW_STRATEGY_OVERRIDE=true`);
+  }
+}
+
+// The parameters of a request: a trace of its own, and a name that keeps one time series a route whatever the query.
+function tagged(name, tags = {}) {
+  return { headers: { traceparent: traceparent() }, tags: { name, ...tags }, timeout: '60s' };
+}
+
+export function handleSummary(data) {
+  const rows = Object.entries(phases).map(([phase, { strategy }]) => [phase, row(data, phase, strategy)]);
+  const ran = rows.filter(([, { requests }]) => requests > 0).map(([phase]) => phase);
+  if (ran.length === 0) return { stdout: '\nNothing was measured: k6 names the reason beside this line.\n' };
+
+  const verdicts = promises.map((promise) => verdict(data, promise, !promise.phase || ran.includes(promise.phase)));
+  const results = {
+    script: 'trending',
+    phases: Object.fromEntries(rows),
+    thresholds_passed: verdicts.every(({ holds }) => holds),
+  };
+  const unfinished = rows.some(([phase, { requests }]) => phase in COMPARE && requests < COMPARE[phase].requests);
+  const notes = failedChecks(data)
+    .concat(unfinished ? `compare did not end within ${COMPARE_SECONDS} s: give it more by COMPARE_SECONDS` : []);
+  const output = { stdout: ['', summary(rows), '', verdictTable(verdicts), ...notes, ''].join('\n') };
+  if (__ENV.RESULTS) output[__ENV.RESULTS] = `${JSON.stringify(results, null, 2)}\n`;
+  return output;
+}
+
+function summary(rows) {
+  const headings = ['phase', 'strategy', 'requests', 'failed', 'p50 ms', 'p95 ms', 'p99 ms', 'hit ratio', 'waits',
+    'DB trips/req', 'DB trips', 'fills'];
+  return table(headings, rows.map(([phase, r]) => [
+    phase, r.strategy, figure(r.requests), figure(r.failed), figure(r.p50_ms), figure(r.p95_ms), figure(r.p99_ms),
+    r.hit_ratio === null ? '-' : `${figure(100 * r.hit_ratio, 1)} %`, figure(r.waits), figure(r.db_round_trips_median),
+    figure(r.db_round_trips_total), figure(r.fills),
+  ]), 2);
+}
