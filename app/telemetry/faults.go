@@ -1,0 +1,137 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// fault is what telemetry says of an error. The text is left out: servers quote arguments and parameters in it. The zero
+// value is success.
+type fault struct {
+	// kind becomes error.type: the server's code, or canceled, timeout, pool_timeout, or the error's Go type.
+	kind string
+	// code is the server's: WRONGTYPE, 23505. Empty where the server did not answer.
+	code string
+}
+
+// describe marks a span as failed, if there was a fault.
+func (f fault) describe(span trace.Span) {
+	if f.kind == "" {
+		return
+	}
+	attributes := []attribute.KeyValue{semconv.ErrorTypeKey.String(f.kind)}
+	span.SetAttributes(appendKnown(attributes, semconv.DBResponseStatusCodeKey, f.code)...)
+	span.SetStatus(codes.Error, f.kind)
+}
+
+// redisFault tells a failed command from a miss: redis.Nil is an answer.
+func redisFault(err error) (f fault, miss bool) {
+	var reply redis.Error
+	switch {
+	case err == nil:
+		return fault{}, false
+	case errors.Is(err, redis.Nil):
+		return fault{}, true
+	case errors.Is(err, redis.TxFailedErr):
+		return fault{kind: "transaction_failed"}, false // a watched key has changed
+	case errors.Is(err, redis.ErrPoolTimeout):
+		return fault{kind: "pool_timeout"}, false
+	case errors.As(err, &reply):
+		code := replyCode(reply.Error())
+		return fault{kind: code, code: code}, false
+	}
+	return fault{kind: kindOf(err)}, false
+}
+
+// replyCode is the word in capitals that starts an error reply. Scripts may answer without one.
+func replyCode(reply string) string {
+	code, _, _ := strings.Cut(reply, " ")
+	if code == "" || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") != "" {
+		return "ERR"
+	}
+	return code
+}
+
+// neverSent says whether the command had failed before it was written: no connection to be had, or no time left to wait
+// for one. Once written, a context that ends shows as a time-out of the connection.
+func neverSent(err error) bool {
+	var network *net.OpError
+	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.As(err, &network) && network.Op == "dial"
+}
+
+// postgresFault reads the SQLSTATE.
+func postgresFault(err error) fault {
+	var reply *pgconn.PgError
+	switch {
+	case err == nil:
+		return fault{}
+	case errors.As(err, &reply):
+		return fault{kind: reply.Code, code: reply.Code}
+	}
+	return fault{kind: kindOf(err)}
+}
+
+// kindOf names an error that is not a server's answer.
+func kindOf(err error) string {
+	var network net.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return "timeout"
+	}
+	return semconv.ErrorType(err).Value.AsString()
+}
+
+// redisotel writes the text of every error into the span. It offers no choice, so it is shown a veiled error, and the
+// caller, further out, is given back the real one.
+
+type veiledError struct {
+	fault
+	real error
+}
+
+func (e veiledError) Error() string { return e.kind }
+
+// veil hides the text of an error. A miss is shown as it is, because redisotel knows it for what it is.
+func veil(err error) error {
+	f, _ := redisFault(err)
+	if f.kind == "" {
+		return err
+	}
+	return veiledError{f, err}
+}
+
+// unveilErrors is the outermost hook.
+type unveilErrors struct{}
+
+// DialHook leaves dials alone: their errors tell addresses only.
+func (unveilErrors) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook gives back the error of a command.
+func (unveilErrors) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return unveil(next(ctx, cmd)) }
+}
+
+// ProcessPipelineHook gives back the error of a pipeline.
+func (unveilErrors) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { return unveil(next(ctx, cmds)) }
+}
+
+func unveil(err error) error {
+	if veiled, ok := err.(veiledError); ok { //nolint:errorlint // ours is never wrapped on its way
+		return veiled.real
+	}
+	return err
+}

@@ -1,0 +1,76 @@
+package telemetry
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/redis/go-redis/extra/redisotel/v9"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"nervous/app/roundtrips"
+)
+
+// RedisOptions sets what a client needs so that every command is seen, counted once and bounded in time. Call it before
+// redis.NewClient; a timeout is the caller's choice.
+func RedisOptions(o *redis.Options) {
+	// A retry hides inside one span, and repeats writes: one INCR that timed out may count twice.
+	o.MaxRetries = -1
+	o.DialerRetries = 1
+	// Without this a context's deadline does not reach the socket: a hung server held a 100 ms context for 5 s.
+	o.ContextTimeoutEnabled = true
+	// Redis before 7.2 knows neither and would answer each connect with errors.
+	o.DisableIdentity = true
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+}
+
+// Redis instruments a client: call it once, before the client's first command. A *redis.ClusterClient gets it for each
+// of its nodes, so a redirected command is two spans, one of them failed.
+//
+// Every command, pipeline and transaction is a span and a round-trip, also those that go-redis sends on its own to set
+// up a connection. A dial is a span, the root of a trace of its own (go-redis dials apart from the request), and no
+// round-trip. Not covered, because go-redis gives hooks no sight of it: what a subscribed connection sends (SUBSCRIBE,
+// UNSUBSCRIBE, PING) and receives. Its dial and HELLO are covered, and so is PUBLISH.
+func Redis(client redis.UniversalClient) error {
+	return instrumentRedis(client, otel.GetTracerProvider(), otel.GetMeterProvider())
+}
+
+func instrumentRedis(client redis.UniversalClient, tracers trace.TracerProvider, meters metric.MeterProvider) error {
+	book, err := newLedger(roundtrips.Redis, semconv.DBSystemNameRedis, meters)
+	if err != nil {
+		return err
+	}
+	switch client := client.(type) {
+	case *redis.Client:
+		return addRedisHooks(client, book, tracers)
+	case *redis.ClusterClient:
+		client.OnNewNode(func(node *redis.Client) {
+			if err := addRedisHooks(node, book, tracers); err != nil {
+				otel.Handle(err)
+			}
+		})
+		return nil
+	}
+	return fmt.Errorf("instrument Redis: %T is not supported", client)
+}
+
+// addRedisHooks adds three hooks; the one added first is outermost. redisotel starts and ends the span. Ours inside it
+// sees that span and describes it; ours outside it gives the caller back the error that the inner one hid.
+func addRedisHooks(client *redis.Client, book *ledger, tracers trace.TracerProvider) error {
+	client.AddHook(unveilErrors{})
+	err := redisotel.InstrumentTracing(client,
+		redisotel.WithTracerProvider(tracers),
+		redisotel.WithDBStatement(false), // the statement is every key and value, a lock's token among them
+		redisotel.WithCallerEnabled(false),
+		// By default it starts no span for a HELLO that carries a password, lest the statement showed it. Then our inner
+		// hook would describe the caller's span instead.
+		redisotel.WithCommandFilter(func(redis.Cmder) bool { return false }),
+		redisotel.WithCommandsFilter(func([]redis.Cmder) bool { return false }),
+	)
+	client.AddHook(&redisHook{ledger: book, namespace: semconv.DBNamespace(strconv.Itoa(client.Options().DB))})
+	return err
+}

@@ -1,0 +1,198 @@
+// Package telemetry turns every call to a store into a span and a counted round-trip, and exports traces, metrics and
+// logs over OTLP. It is the only importer of the OpenTelemetry SDK; everything else speaks the API, so that a mechanism
+// which is lifted into another service takes none of this with it.
+//
+// Nothing is thinned out here: what the spans say, the servers can confirm (`INFO commandstats`, `pg_stat_statements`).
+// Choosing what is worth keeping is the collector's work.
+//
+// Telemetry fails quietly. When no collector answers, the service runs as before: queues are bounded and drop what is
+// too much, a warning appears once in a while, and shutdown takes no longer than its context allows. Spans and metrics
+// carry the names of commands, scripts and queries, and never a key, a value, a parameter or the text of an error, in
+// which servers like to quote all three.
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/runtime"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploghttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+)
+
+// scope is the name under which this package's instruments and spans arrive.
+const scope = "nervous/app/telemetry"
+
+// Config is what the standard OTEL_* variables do not say; those are read from the process's environment.
+type Config struct {
+	// Instance tells replicas apart: the resource's service.instance.id, Prometheus's label `instance`.
+	Instance string
+	// LogWriter gets one JSON object a line. Defaults to nowhere.
+	LogWriter io.Writer
+	// LogLevel is the least severe level that is logged, on LogWriter and over OTLP. Defaults to slog.LevelInfo.
+	LogLevel slog.Leveler
+}
+
+// Start sets the global tracer, meter and logger providers, the propagator (W3C) and slog's default logger. It does not
+// wait for a collector. shutdown flushes all three signals at the same time and is bounded by its context.
+//
+// OTEL_SDK_DISABLED and OTEL_{TRACES,METRICS,LOGS}_EXPORTER (otlp, none) switch signals off, OTEL_EXPORTER_OTLP_* say
+// where they go, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_BLRP_* and
+// OTEL_METRIC_EXPORT_INTERVAL mean what the specification says; only the defaults are ours.
+func Start(ctx context.Context, cfg Config) (shutdown func(context.Context) error, err error) {
+	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(
+		propagation.TraceContext{}, propagation.Baggage{}))
+	logs := startLogging(cfg)
+
+	var running providers
+	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
+		return running.shutdown, nil
+	}
+	described, err := describe(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	// Metrics come first: exporters and processors look for the meter provider, to count what they lose, as they are made.
+	for _, start := range []func() error{
+		func() error { return running.startMetrics(ctx, described) },
+		func() error { return running.startTraces(ctx, described) },
+		func() error { return running.startLogs(ctx, described, logs) },
+	} {
+		if err := start(); err != nil {
+			return nil, errors.Join(err, running.shutdown(ctx))
+		}
+	}
+	return running.shutdown, nil
+}
+
+// describe says who is reporting. What the environment says about itself comes last and so wins.
+func describe(ctx context.Context, cfg Config) (*resource.Resource, error) {
+	attributes := []resource.Option{resource.WithAttributes(
+		semconv.ServiceName("nervous"), semconv.ServiceInstanceID(cfg.Instance))}
+	if build, ok := debug.ReadBuildInfo(); ok {
+		attributes = append(attributes, resource.WithAttributes(semconv.ServiceVersion(build.Main.Version)))
+	}
+	return resource.New(ctx, append(attributes, resource.WithTelemetrySDK(), resource.WithFromEnv())...)
+}
+
+// providers are the signals that were started: each adds what ends it.
+type providers struct{ ends []func(context.Context) error }
+
+// shutdown ends all signals at once, so that one silent backend does not use up the time of the others.
+func (p *providers) shutdown(ctx context.Context) error {
+	faults := make([]error, len(p.ends))
+	var group sync.WaitGroup
+	for i, end := range p.ends {
+		group.Go(func() { faults[i] = end(ctx) })
+	}
+	group.Wait()
+	return errors.Join(faults...)
+}
+
+func (p *providers) startMetrics(ctx context.Context, described *resource.Resource) error {
+	if exported, err := exported("OTEL_METRICS_EXPORTER"); !exported {
+		return err
+	}
+	exporter, err := otlpmetrichttp.New(ctx)
+	if err != nil {
+		return fmt.Errorf("export metrics: %w", err)
+	}
+	var options []sdkmetric.PeriodicReaderOption
+	if unset("OTEL_METRIC_EXPORT_INTERVAL") {
+		options = append(options, sdkmetric.WithInterval(15*time.Second)) // the SDK's minute is too coarse for a spike
+	}
+	provider := sdkmetric.NewMeterProvider(
+		sdkmetric.WithResource(described),
+		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter, options...)),
+		sdkmetric.WithView(view),
+	)
+	p.ends = append(p.ends, provider.Shutdown)
+	otel.SetMeterProvider(provider)
+	return runtime.Start(runtime.WithMeterProvider(provider))
+}
+
+func (p *providers) startTraces(ctx context.Context, described *resource.Resource) error {
+	if exported, err := exported("OTEL_TRACES_EXPORTER"); !exported {
+		return err
+	}
+	exporter, err := otlptracehttp.New(ctx)
+	if err != nil {
+		return fmt.Errorf("export traces: %w", err)
+	}
+	// The SDK's queue of 2,048 and batches of 512 lost 38 to 77 % of the spans in bursts of 5,000 to 20,000.
+	var batching []sdktrace.BatchSpanProcessorOption
+	if unset("OTEL_BSP_MAX_QUEUE_SIZE") {
+		batching = append(batching, sdktrace.WithMaxQueueSize(32768))
+	}
+	if unset("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") {
+		batching = append(batching, sdktrace.WithMaxExportBatchSize(2048))
+	}
+	counting, err := newSpanCounter(otel.GetMeterProvider())
+	if err != nil {
+		return err
+	}
+	provider := sdktrace.NewTracerProvider(append(sampling(),
+		sdktrace.WithResource(described),
+		sdktrace.WithSpanProcessor(counting),
+		sdktrace.WithBatcher(exporter, batching...),
+	)...)
+	p.ends = append(p.ends, provider.Shutdown)
+	otel.SetTracerProvider(provider)
+	return nil
+}
+
+// sampling samples every span, whatever a caller's traceparent says: an upstream flag 00 must not make calls invisible.
+// OTEL_TRACES_SAMPLER, which the SDK reads when it is given no sampler, overrules that.
+func sampling() []sdktrace.TracerProviderOption {
+	if unset("OTEL_TRACES_SAMPLER") {
+		return []sdktrace.TracerProviderOption{sdktrace.WithSampler(sdktrace.AlwaysSample())}
+	}
+	return nil
+}
+
+func (p *providers) startLogs(ctx context.Context, described *resource.Resource, logs logging) error {
+	if exported, err := exported("OTEL_LOGS_EXPORTER"); !exported {
+		return err
+	}
+	exporter, err := otlploghttp.New(ctx)
+	if err != nil {
+		return fmt.Errorf("export logs: %w", err)
+	}
+	provider := sdklog.NewLoggerProvider(
+		sdklog.WithResource(described),
+		sdklog.WithProcessor(sdklog.NewBatchProcessor(exporter)),
+	)
+	p.ends = append(p.ends, provider.Shutdown)
+	logs.alsoTo(provider)
+	return nil
+}
+
+// exported says whether the signal that the variable rules leaves this process.
+func exported(variable string) (bool, error) {
+	switch value := os.Getenv(variable); value {
+	case "", "otlp":
+		return true, nil
+	case "none":
+		return false, nil
+	default:
+		return false, fmt.Errorf("%s=%s: must be otlp or none", variable, value)
+	}
+}
+
+func unset(variable string) bool { return os.Getenv(variable) == "" }
