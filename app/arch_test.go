@@ -1,0 +1,68 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/tools/go/packages"
+)
+
+// Who of ours may import whom outside tests; what is not in the table may not. The mechanisms are leaves, so that each
+// can be lifted into another service by copying one folder.
+var allowed = map[string]struct {
+	imports []string
+	why     string
+}{
+	"cache":       {nil, "a mechanism: it knows go-redis and the OpenTelemetry API, and nothing of this service"},
+	"roundtrips":  {nil, "a word that everybody may use must not depend on anybody"},
+	"migrations":  {nil, "the schema is SQL, whoever asks for it"},
+	"seed":        {nil, "demo data depends on the schema, not on the code that reads it"},
+	"trending":    {[]string{"cache", "roundtrips"}, "the feature shows how to use the mechanism"},
+	"telemetry":   {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
+	"api":         {[]string{"cache", "roundtrips", "trending"}, "it turns features, and how they were answered, into HTTP"},
+	"servicetest": {[]string{"migrations"}, "a test's database has the schema; only tests and deploy/local import it"},
+	"": {
+		[]string{"api", "cache", "migrations", "seed", "telemetry", "trending"},
+		"main wires everything, and alone knows everybody",
+	},
+}
+
+// Who may import what of others'.
+var reserved = map[string]struct {
+	by  []string
+	why string
+}{
+	"go.opentelemetry.io/otel/sdk": {
+		[]string{"telemetry"}, "a library that is instrumented by the API works under any SDK, or none",
+	},
+	"github.com/labstack/echo": {[]string{"api"}, "features do not know that they are asked over HTTP"},
+}
+
+const root = "nervous/app"
+
+func TestArchitecture(t *testing.T) {
+	t.Parallel()
+	loaded, err := packages.Load(&packages.Config{Mode: packages.NeedName | packages.NeedImports, Dir: ".."}, "./app/...")
+	require.NoError(t, err)
+	require.NotEmpty(t, loaded)
+	for _, p := range loaded {
+		name := strings.TrimPrefix(strings.TrimPrefix(p.PkgPath, root), "/")
+		rule, known := allowed[name]
+		if !known {
+			t.Errorf("app/%s is not in the table: what is it for, and whom may it import?", name)
+			continue
+		}
+		for path := range p.Imports {
+			if ours, ok := strings.CutPrefix(path, root+"/"); ok && !slices.Contains(rule.imports, ours) {
+				t.Errorf("app/%s imports app/%s, and may import only %q: %s", name, ours, rule.imports, rule.why)
+			}
+			for prefix, r := range reserved {
+				if strings.HasPrefix(path, prefix) && !slices.Contains(r.by, name) {
+					t.Errorf("app/%s imports %s, which is for %q only: %s", name, path, r.by, r.why)
+				}
+			}
+		}
+	}
+}

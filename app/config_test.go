@@ -1,0 +1,57 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"nervous/app/trending"
+)
+
+func environment(variables map[string]string) func(string) string {
+	return func(name string) string { return variables[name] }
+}
+
+func TestTheTwoAddressesAreEnough(t *testing.T) {
+	t.Parallel()
+	c, err := loadConfig(environment(map[string]string{
+		"DATABASE_URL": "postgres://127.0.0.1/nervous", "REDIS_URL": "redis://127.0.0.1:6379",
+	}))
+	require.NoError(t, err)
+	require.Equal(t, ":8080", c.ListenAddr)
+	require.Equal(t, trending.Lease, c.Trending.Strategy)
+	require.Equal(t, 10*time.Minute, c.Trending.TTL)
+	require.NotEmpty(t, c.ReplicaID)
+	require.False(t, c.AllowStrategyOverride)
+}
+
+func TestEveryFaultIsListedAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := loadConfig(environment(map[string]string{
+		"DATABASE_MAX_CONNS":    "none",
+		"REDIS_URL":             "http://example.org",
+		"REDIS_TIMEOUT":         "-1s",
+		"REQUEST_TIMEOUT":       "10s",
+		"TRENDING_LOAD_TIMEOUT": "10s",
+		"TRENDING_STRATEGY":     "magic",
+		"TRENDING_TTL":          "10",
+		"TRENDING_TTL_JITTER":   "1",
+		"LOG_LEVEL":             "loud",
+	}))
+	require.Error(t, err)
+	for _, line := range []string{
+		"9 fault(s)",
+		"- DATABASE_URL is required and not set\n",
+		`- DATABASE_MAX_CONNS is "none": `,
+		"- REDIS_URL is not an address of Redis: ",
+		"- REDIS_TIMEOUT must be positive\n",
+		"- TRENDING_LOAD_TIMEOUT must be positive and below REQUEST_TIMEOUT\n",
+		`- TRENDING_STRATEGY is "magic": there is no strategy "magic", only n_plus_one, preload, ttl, lease` + "\n",
+		`- TRENDING_TTL is "10": `,
+		"- TRENDING_TTL_JITTER must be from 0 to below 1",
+		`- LOG_LEVEL is "loud": `,
+	} {
+		require.ErrorContains(t, err, line)
+	}
+}

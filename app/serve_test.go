@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"nervous/app/servicetest"
+)
+
+// deployment is one real replica over real stores.
+type deployment struct {
+	url   string
+	redis *servicetest.RedisServer
+	// stop asks for a graceful end and returns what serve returned.
+	stop func() error
+}
+
+func deploy(t *testing.T, databaseURL string, variables map[string]string) deployment {
+	t.Helper()
+	server := servicetest.Redis(t)
+	all := map[string]string{"DATABASE_URL": databaseURL, "REDIS_URL": server.URL(), "REPLICA_ID": "test-1"}
+	for k, v := range variables {
+		all[k] = v
+	}
+	c, err := loadConfig(environment(all))
+	require.NoError(t, err)
+	s, err := build(t.Context(), c)
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+
+	ctx, end := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- s.serve(ctx, listener, c) }()
+	stopped := false
+	d := deployment{"http://" + listener.Addr().String(), server, func() error {
+		stopped = true
+		end()
+		return <-ended
+	}}
+	t.Cleanup(func() {
+		if !stopped {
+			require.NoError(t, d.stop())
+		}
+		require.NoError(t, s.close())
+	})
+	return d
+}
+
+type reply struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func ask(t *testing.T, method, url string) reply {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	require.NoError(t, err)
+	answer, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	require.NoError(t, err)
+	return reply{answer.StatusCode, answer.Header, body}
+}
+
+func tenPosts(t *testing.T) (databaseURL string) {
+	t.Helper()
+	databaseURL = servicetest.Postgres(t)
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	require.NoError(t, err)
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	for _, sql := range []string{
+		`INSERT INTO users (id, name) VALUES (1, 'Ada')`,
+		`INSERT INTO posts (author_id, title) SELECT 1, 'Post ' || n FROM generate_series(1, 10) AS n`,
+	} {
+		_, err := conn.Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	return databaseURL
+}
+
+var demo = map[string]string{"ALLOW_STRATEGY_OVERRIDE": "true"}
+
+var cost = regexp.MustCompile(`^cache;desc="(\w+)";dur=[\d.]+, ` +
+	`redis;desc="(\d+) round-trips";dur=[\d.]+, db;desc="(\d+) round-trips";dur=[\d.]+$`)
+
+func TestEveryAnswerSaysWhatItCost(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, tenPosts(t), demo)
+	for _, step := range []struct {
+		strategy, result, redis, postgres, cacheStatus string
+	}{
+		{"n_plus_one", "bypass", "0", "11", "nervous; fwd=bypass"},
+		{"preload", "bypass", "0", "2", "nervous; fwd=bypass"},
+		{"ttl", "miss", "2", "2", "nervous; fwd=miss; stored; ttl="},
+		{"ttl", "hit", "1", "0", "nervous; hit; ttl="},
+		// GET, LEASE and COMMIT; each script is sent a second time, whole, because this Redis has never seen it.
+		{"lease", "miss", "5", "2", "nervous; fwd=miss; stored; ttl="},
+		{"lease", "hit", "1", "0", "nervous; hit; ttl="},
+	} {
+		got := ask(t, http.MethodGet, d.url+"/posts/trending?strategy="+step.strategy)
+		require.Equal(t, http.StatusOK, got.status, "%s", got.body)
+		timing := got.header.Get("Server-Timing")
+		require.Regexp(t, cost, timing)
+		require.Equal(t, []string{step.result, step.redis, step.postgres}, cost.FindStringSubmatch(timing)[1:], step.strategy)
+		require.Contains(t, got.header.Get("Cache-Status"), step.cacheStatus)
+		require.Equal(t, "test-1", got.header.Get("X-Served-By"))
+		require.Equal(t, step.result == "hit" || step.result == "miss", got.header.Get("Age") != "")
+
+		var body struct {
+			Strategy, Window string
+			Posts            []struct{ Author struct{ Name string } }
+		}
+		require.NoError(t, json.Unmarshal(got.body, &body))
+		require.Equal(t, step.strategy, body.Strategy)
+		require.Equal(t, "24h", body.Window)
+		require.Len(t, body.Posts, 10)
+		require.Equal(t, "Ada", body.Posts[9].Author.Name)
+	}
+	require.Equal(t, http.StatusNoContent, ask(t, http.MethodDelete, d.url+"/posts/trending").status)
+	again := ask(t, http.MethodGet, d.url+"/posts/trending")
+	require.Contains(t, again.header.Get("Cache-Status"), "fwd=miss; stored")
+}
+
+func TestErrorsAreProblems(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, tenPosts(t), demo)
+	strict := deploy(t, tenPosts(t), nil)
+	for _, c := range []struct {
+		method, url string
+		status      int
+		field       string
+	}{
+		{http.MethodGet, d.url + "/posts/trending?strategy=magic", http.StatusBadRequest, "strategy"},
+		{http.MethodGet, strict.url + "/posts/trending?strategy=n_plus_one", http.StatusForbidden, "strategy"},
+		{http.MethodDelete, strict.url + "/posts/trending", http.StatusMethodNotAllowed, ""},
+		{http.MethodPost, d.url + "/posts/trending", http.StatusMethodNotAllowed, ""},
+		{http.MethodGet, d.url + "/nowhere", http.StatusNotFound, ""},
+	} {
+		got := ask(t, c.method, c.url)
+		require.Equal(t, c.status, got.status, c.url)
+		require.Equal(t, "application/problem+json", got.header.Get("Content-Type"), c.url)
+		var problem struct {
+			Status       int
+			Title, Field string
+		}
+		require.NoError(t, json.Unmarshal(got.body, &problem))
+		require.Equal(t, c.status, problem.Status)
+		require.NotEmpty(t, problem.Title)
+		require.Equal(t, c.field, problem.Field)
+	}
+	require.Equal(t, http.StatusOK, ask(t, http.MethodGet, strict.url+"/posts/trending?strategy=lease").status,
+		"naming the strategy that is configured is no override")
+}
+
+func TestAReplicaIsReadyOnlyWithItsSchema(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, servicetest.EmptyPostgres(t), nil)
+	require.Equal(t, http.StatusOK, ask(t, http.MethodGet, d.url+"/healthz").status)
+	got := ask(t, http.MethodGet, d.url+"/readyz")
+	require.Equal(t, http.StatusServiceUnavailable, got.status)
+	require.Equal(t, "1", got.header.Get("Retry-After"))
+	require.ErrorContains(t, run(t.Context(), program{
+		getenv: environment(map[string]string{"LISTEN_ADDR": d.url[len("http://"):]}), stdout: io.Discard, stderr: io.Discard,
+	}, []string{"healthcheck"}), "503")
+}
+
+func TestWithoutRedisItIsSlowerAndNotDown(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, tenPosts(t), nil)
+	require.NoError(t, d.redis.Kill())
+	require.Equal(t, http.StatusOK, ask(t, http.MethodGet, d.url+"/readyz").status)
+	got := ask(t, http.MethodGet, d.url+"/posts/trending")
+	require.Equal(t, http.StatusOK, got.status)
+	require.Equal(t, "nervous; fwd=bypass", got.header.Get("Cache-Status"))
+}
+
+func TestAGracefulEndFinishesWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	databaseURL := tenPosts(t)
+	d := deploy(t, databaseURL, demo)
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	require.NoError(t, err)
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	lock, err := conn.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = lock.Exec(t.Context(), "LOCK TABLE views IN ACCESS EXCLUSIVE MODE") // requests now wait until we let go
+	require.NoError(t, err)
+
+	inFlight := make(chan reply, 1)
+	go func() { inFlight <- ask(t, http.MethodGet, d.url+"/posts/trending?strategy=lease") }()
+	require.Eventually(t, func() bool {
+		var waiting int
+		err := lock.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&waiting)
+		return err == nil && waiting > 0
+	}, 20*time.Second, 5*time.Millisecond)
+
+	ended := make(chan error, 1)
+	go func() { ended <- d.stop() }()
+	require.Eventually(t, func() bool { // it accepts no more
+		_, err := net.Dial("tcp", d.url[len("http://"):])
+		return err != nil
+	}, 20*time.Second, 5*time.Millisecond)
+	require.NoError(t, lock.Rollback(t.Context()))
+	require.Equal(t, http.StatusOK, (<-inFlight).status)
+	require.NoError(t, <-ended)
+}
+
+func TestWrongUseIsSaid(t *testing.T) {
+	t.Parallel()
+	var said bytes.Buffer
+	p := program{getenv: environment(nil), stdout: io.Discard, stderr: &said}
+	require.ErrorIs(t, run(t.Context(), p, []string{"dance"}), errUsage)
+	require.Contains(t, said.String(), `there is no command "dance"`)
+	require.Contains(t, said.String(), "healthcheck")
+	require.ErrorContains(t, run(t.Context(), p, []string{"serve"}), "2 fault(s)")
+}
