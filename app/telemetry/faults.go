@@ -14,8 +14,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// fault is what telemetry says of an error. The text is left out: servers quote arguments and parameters in it. The zero
-// value is success.
+// fault is what telemetry says of an error. The text is left out: servers quote arguments and parameters in it. The
+// zero value is success.
 type fault struct {
 	// kind becomes error.type: the server's code, or canceled, timeout, pool_timeout, or the error's Go type.
 	kind string
@@ -35,12 +35,11 @@ func (f fault) describe(span trace.Span) {
 
 // redisFault tells a failed command from a miss: redis.Nil is an answer.
 func redisFault(err error) (f fault, miss bool) {
+	if err == nil || err == redis.Nil { //nolint:errorlint // go-redis does not wrap it, and this is the hit path
+		return fault{}, err != nil
+	}
 	var reply redis.Error
 	switch {
-	case err == nil:
-		return fault{}, false
-	case errors.Is(err, redis.Nil):
-		return fault{}, true
 	case errors.Is(err, redis.TxFailedErr):
 		return fault{kind: "transaction_failed"}, false // a watched key has changed
 	case errors.Is(err, redis.ErrPoolTimeout):
