@@ -12,7 +12,7 @@ func runSeed(ctx context.Context, p program, args []string) error {
 	flags := flag.NewFlagSet("seed", flag.ContinueOnError)
 	flags.SetOutput(p.stderr)
 	scale := seed.Small
-	flags.Func("scale", "how much to load: small (default) or full", func(name string) (err error) {
+	flags.Func("scale", "`scale` to load: small (default) or full", func(name string) (err error) {
 		scale, err = seed.ParseScale(name)
 		return err
 	})

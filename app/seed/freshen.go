@@ -8,14 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const (
-	// freshFor is how old the newest row may be before a run moves the clock: of two starts in a row the second has
-	// nothing to do.
-	freshFor = time.Minute
-	// lockPatience is how long moving the clock waits for a table. It stands at the head of the queue meanwhile, so that
-	// one forgotten transaction would stop the whole service behind it.
-	lockPatience = 10 * time.Second
-)
+// freshFor is how old the newest row may be before a run moves the clock: of two starts in a row the second has nothing
+// to do.
+const freshFor = time.Minute
 
 // clocks are the columns that move. Payments do not: what was booked keeps its date.
 var clocks = []struct{ table, column string }{
@@ -35,11 +30,7 @@ func (r *run) freshen(ctx context.Context) error {
 		return nil
 	}
 	r.report(fmt.Sprintf("moving the clock on by %s", behind.Round(time.Second)))
-	return pgx.BeginFunc(ctx, r.conn, func(tx pgx.Tx) error {
-		patience := fmt.Sprintf("SET LOCAL lock_timeout = %d", lockPatience.Milliseconds())
-		if _, err := tx.Exec(ctx, patience); err != nil {
-			return err
-		}
+	return r.alone(ctx, func(tx pgx.Tx) error {
 		for _, clock := range clocks {
 			// DDL takes no parameters; the only thing put in is a number of ours.
 			_, err := tx.Exec(ctx, fmt.Sprintf(`ALTER TABLE %s ALTER COLUMN %s TYPE timestamptz

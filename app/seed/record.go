@@ -40,7 +40,7 @@ func (r *run) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return pgx.BeginFunc(ctx, r.conn, func(tx pgx.Tx) error {
+	return r.alone(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "TRUNCATE seed, "+tables); err != nil {
 			return err
 		}
@@ -49,6 +49,21 @@ func (r *run) open(ctx context.Context) error {
 		rows, _ := tx.Query(ctx, begin, r.Scale.Name, edition)
 		r.record, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[record])
 		return err
+	})
+}
+
+// lockPatience is how long a run waits for a table that it needs to itself. It stands at the head of the queue
+// meanwhile, so that one forgotten transaction would stop the whole service behind it.
+const lockPatience = 10 * time.Second
+
+// alone runs f in a transaction whose locks are granted within lockPatience or not at all.
+func (r *run) alone(ctx context.Context, f func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, r.conn, func(tx pgx.Tx) error {
+		patience := fmt.Sprintf("SET LOCAL lock_timeout = %d", lockPatience.Milliseconds())
+		if _, err := tx.Exec(ctx, patience); err != nil {
+			return err
+		}
+		return f(tx)
 	})
 }
 

@@ -65,7 +65,9 @@ func Run(ctx context.Context, databaseURL string, options Options) error {
 	for _, step := range []func(context.Context) error{r.lock, r.open, r.load, r.freshen, r.settle} {
 		if err := step(ctx); err != nil {
 			err = r.explain(ctx, err)
-			r.report(stopped)
+			if r.rows < r.of {
+				r.report(stopped)
+			}
 			return err
 		}
 	}
@@ -127,7 +129,7 @@ func (r *run) source(b batch) pgx.CopyFromSource {
 	})
 }
 
-// stopped is what a run that failed does last.
+// stopped is what a run does last that failed while it loaded.
 const stopped = "stopped"
 
 func (r *run) report(doing string) {
