@@ -45,8 +45,10 @@ type crowd struct {
 	drawn []int64       // by the post and all older ones: what choose throws its dice on
 }
 
-// attentionLasts is when three quarters of the attention is gone; attentionSpan is how long a crowd stays as it is.
-const attentionLasts, attentionSpan = 180, 10 * time.Minute // minutes
+const (
+	attentionLasts = 180              // minutes, after which three quarters are gone
+	attentionSpan  = 10 * time.Minute // how long a crowd stays as it is
+)
 
 func (c *crowd) moveTo(age time.Duration, posts []post) {
 	at := age.Truncate(attentionSpan) + attentionSpan

@@ -19,7 +19,8 @@ var clocks = []struct{ table, column string }{
 
 // freshen moves posts and events, all by the same time and in one transaction, so that the newest is now. Rewriting a
 // table (that is what a new column type with USING does) costs a third of updating its rows, and leaves no dead ones.
-// Rows that the service has written since stop at now instead of moving into the future.
+// Readers wait meanwhile: some seconds for the full scale. Rows that the service has written since stop at now instead
+// of moving into the future.
 func (r *run) freshen(ctx context.Context) error {
 	var now time.Time
 	if err := r.conn.QueryRow(ctx, "SELECT now()").Scan(&now); err != nil {

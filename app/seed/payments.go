@@ -43,7 +43,8 @@ func payments(count int) batch {
 // in another currency: 97 agree, and exactly so, because reconciling is tested against these numbers.
 func settlements(count int) batch {
 	columns := []string{"reference", "amount_minor", "currency", "settled_at"}
-	return batch{"settlements", columns, count - count/100, func(newest time.Time) func() []any {
+	missing := (count + 20) / 100
+	return batch{"settlements", columns, count - missing, func(newest time.Time) func() []any {
 		r, row := randomness("payments", 0), make([]any, len(columns)) // the payments' own numbers
 		id := int64(0)
 		return func() []any {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Scale is how much there is of everything, in rows.
+// Scale is how much there is of everything, in rows; none may be 0.
 type Scale struct {
 	Name                    string
 	Users, Posts            int

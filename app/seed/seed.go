@@ -37,12 +37,10 @@ var ErrNotEmpty = errors.New("the database holds rows that no seed has put there
 // run is one Run in progress.
 type run struct {
 	Options
-	conn   *pgx.Conn
-	all    []batch
-	record record
-	doing  string
-	rows   int
-	of     int
+	conn     *pgx.Conn
+	record   record
+	doing    string
+	rows, of int // as in Progress
 }
 
 // Run loads what is missing, moves the clock so that the newest post and event are of this moment (freshen), and leaves
@@ -90,14 +88,14 @@ func (r *run) lock(ctx context.Context) error {
 
 // load copies the batches that are not there yet.
 func (r *run) load(ctx context.Context) error {
-	r.all = batches(r.Scale)
-	for i, b := range r.all {
+	all := batches(r.Scale)
+	for i, b := range all {
 		r.of += b.rows
 		if i < r.record.Batches {
 			r.rows += b.rows
 		}
 	}
-	for _, b := range r.all[r.record.Batches:] {
+	for _, b := range all[r.record.Batches:] {
 		r.report("loading " + b.table)
 		err := pgx.BeginFunc(ctx, r.conn, func(tx pgx.Tx) error {
 			if _, err := tx.CopyFrom(ctx, pgx.Identifier{b.table}, b.columns, r.source(b)); err != nil {
