@@ -19,7 +19,7 @@ type Scale struct {
 var (
 	Small = Scale{Name: "small", Users: 500, Posts: 2_000, Views: 40_000, Comments: 1_600, Shares: 800, Payments: 2_000}
 	Full  = Scale{
-		Name: "full", Users: 10_000, Posts: 20_000, Views: 6_000_000, Comments: 240_000, Shares: 120_000, Payments: 50_000,
+		Name: "full", Users: 10_000, Posts: 20_000, Views: 7_000_000, Comments: 280_000, Shares: 140_000, Payments: 50_000,
 	}
 )
 
