@@ -34,7 +34,7 @@ func choose(door int, getenv func(string) string) (addresses, error) {
 		lokiGRPC:        place{port: 9095, part: "Loki (loki)"},
 	}
 	for i := range a.replicas {
-		a.replicas[i] = place{door + 1 + i, fmt.Sprintf("replica %d", i+1), "-port N (the replicas take the three after N)"}
+		a.replicas[i] = place{door + 1 + i, fmt.Sprintf("replica %d, next to the front door", i+1), "-port N"}
 	}
 	for variable, p := range map[string]*place{
 		"PROMETHEUS_PORT": &a.prometheus, "GRAPH_PORT": &a.graph, "GRAFANA_PORT": &a.grafana,

@@ -128,7 +128,7 @@ func (d *deployment) watchers(ctx context.Context) error {
 	}
 	d.say("Prometheus runs")
 	if without := d.has.without(); without != "" {
-		d.say("without %s: not on this machine. Metrics go to Prometheus, traces to this program", without)
+		d.say("this machine has no %s: that part is left out", without)
 	}
 	return nil
 }

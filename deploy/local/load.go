@@ -2,12 +2,18 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
 )
 
-// compare runs the load script while the graph shows it, and returns what it found. A script that ends with its
-// thresholds missed has results all the same; they say so.
+// compare runs the load script while the graph shows it, prints its tables, and returns what it found. A script that
+// missed a threshold has found something too; its results say so.
 func (d *deployment) compare(ctx context.Context, g *graph) (loadResults, error) {
 	reserved, dashboard, err := serve(0, nil)
 	if err != nil {
@@ -15,9 +21,13 @@ func (d *deployment) compare(ctx context.Context, g *graph) (loadResults, error)
 	}
 	reserved.Close() // k6 takes it next
 	results, report := filepath.Join(d.dir, "trending.json"), filepath.Join(d.dir, "trending.html")
+	d.say("the load script runs: a spike, then each strategy's cold burst. Two minutes; watch it at %s", d.at.graph.url())
 	g.begin(&url.URL{Scheme: "http", Host: dashboard.address()})
-	defer g.finish(report)
-	failure := d.parts.run(ctx, d.loadScript(results, report, dashboard))
+	script := d.loadScript(results, report, dashboard)
+	finish := signOfLife()
+	failure := d.parts.run(ctx, script)
+	finish()
+	g.finish(report)
 	if ctx.Err() != nil {
 		return loadResults{}, failure
 	}
@@ -25,5 +35,33 @@ func (d *deployment) compare(ctx context.Context, g *graph) (loadResults, error)
 	if err != nil && failure != nil {
 		return loadResults{}, failure // it did not come so far as to have results
 	}
+	if tables, err := os.ReadFile(d.parts.log(script.name)); err == nil {
+		fmt.Fprintf(d.out, "%s", tables)
+	}
 	return found, err
+}
+
+// signOfLife shows on a terminal that something is going on, and for how long, until finish is called.
+func signOfLife() (finish func()) {
+	if !term.IsTerminal(int(os.Stdout.Fd())) {
+		return func() {}
+	}
+	spinner := progressbar.NewOptions(-1, progressbar.OptionSetWriter(os.Stdout), progressbar.OptionSpinnerType(14),
+		progressbar.OptionSetDescription("         it runs"), progressbar.OptionClearOnFinish())
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				_ = spinner.Finish()
+				return
+			case <-tick.C:
+				_ = spinner.Add(1)
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
 }

@@ -133,8 +133,10 @@ func (d *deployment) loadScript(results, report string, dashboard place) part {
 	if d.has.collector {
 		endpoint = []string{"K6_OTEL_HTTP_EXPORTER_ENDPOINT=" + d.at.collector.address()}
 	}
-	return part{name: "k6", output: os.Stdout, command: []string{
-		"k6", "run", "--out=opentelemetry", "--out=web-dashboard", "--address=127.0.0.1:0", d.path("loadtest/trending.js"),
+	// Quiet, because its banner names the dashboard's own address, and a browser there would keep it from ending.
+	return part{name: "k6", command: []string{
+		"k6", "run", "--quiet", "--address=127.0.0.1:0", "--out=opentelemetry", "--out=web-dashboard",
+		d.path("loadtest/trending.js"),
 	}, env: append(endpoint,
 		"BASE_URL="+d.at.door.url(), "RESULTS="+results, "K6_NO_USAGE_REPORT=true",
 		"K6_OTEL_EXPORTER_PROTOCOL=http/protobuf", "K6_OTEL_HTTP_EXPORTER_INSECURE=true",

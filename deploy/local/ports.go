@@ -33,13 +33,13 @@ func allFree(places []place) error {
 		if p.moved == "" {
 			remedy = "free it, or take the program off PATH: it is optional"
 		}
-		fmt.Fprintf(&taken, "  port %d, for %s: %v (%s)\n", p.port, p.part, err, remedy)
+		fmt.Fprintf(&taken, "  %d, for %s: %v; %s\n", p.port, p.part, err, remedy)
 	}
 	if taken.Len() == 0 {
 		return nil
 	}
-	return fmt.Errorf("nothing was started, because these ports cannot be had:\n%s"+
-		"Another ./deploy/local/up, or this project's docker compose, would hold them.", &taken)
+	return fmt.Errorf("nothing was started, because these ports cannot be had "+
+		"(another ./deploy/local/up, or docker compose, would hold them):\n%s", &taken)
 }
 
 // free says why nothing can listen on an address, or nil. It knocks first: on macOS one program may listen on

@@ -15,11 +15,11 @@ func TestATakenPortIsNamedWithItsPartAndTheRemedy(t *testing.T) {
 		{door, "the front door", "-port N"},
 		{port: grafana, part: "Tempo (tempo)"},
 	})
-	require.EqualError(t, err, "nothing was started, because these ports cannot be had:\n"+
-		"  port "+strconv.Itoa(door)+", for the front door: another program answers there (start with -port N)\n"+
-		"  port "+strconv.Itoa(grafana)+", for Tempo (tempo): another program answers there "+
-		"(free it, or take the program off PATH: it is optional)\n"+
-		"Another ./deploy/local/up, or this project's docker compose, would hold them.")
+	require.EqualError(t, err, "nothing was started, because these ports cannot be had "+
+		"(another ./deploy/local/up, or docker compose, would hold them):\n"+
+		"  "+strconv.Itoa(door)+", for the front door: another program answers there; start with -port N\n"+
+		"  "+strconv.Itoa(grafana)+", for Tempo (tempo): another program answers there; "+
+		"free it, or take the program off PATH: it is optional\n")
 }
 
 func TestAFreePortIsFree(t *testing.T) {

@@ -17,8 +17,8 @@ import (
 const maxExport = 64 << 20
 
 // traceReceiver answers OTLP over HTTP (protobuf) at /v1/traces and puts what arrives into memory. Where a collector
-// runs, every export goes on to it unchanged, so that a waiter can be shown here whatever the collector's sampling keeps.
-// A collector that does not answer costs this receiver nothing: the export is accepted all the same.
+// runs, every export goes on to it unchanged: so a wait can be shown here whatever the collector's sampling keeps. A
+// collector that does not answer costs this receiver nothing: the export is accepted all the same.
 type traceReceiver struct {
 	memory  *traceMemory
 	forward string // the collector's URL for traces, or ""

@@ -14,10 +14,10 @@ import (
 func claimsTable(verdicts []verdict) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "  what the article says\tmeasured\t\tclaim")
-	fmt.Fprintln(w, "  ---------------------\t--------\t\t-----")
+	fmt.Fprintln(w, "  what the article says\tmeasured\t")
+	fmt.Fprintln(w, "  ---------------------\t--------\t")
 	for _, v := range verdicts {
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", v.Says, v.measured(), v.word(), v.ID)
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", v.Says, v.measured(), v.word())
 	}
 	w.Flush()
 	return b.String()

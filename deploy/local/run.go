@@ -47,11 +47,17 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if d.dir, err = os.MkdirTemp("", "nervous-local-"); err != nil {
 		return err
 	}
+	removeDir, err := removeAtTheEnd(d.dir)
+	if err != nil {
+		return errors.Join(err, os.Remove(d.dir))
+	}
 	ctx, crash := context.WithCancelCause(ctx)
 	defer crash(nil)
 	d.parts = &supervisor{dir: d.dir, crash: crash, grace: defaultGrace}
 	defer func() {
-		err = errors.Join(d.why(ctx, err), d.parts.stop(), os.RemoveAll(d.dir))
+		err = d.why(ctx, err)
+		fmt.Fprintln(out, "\nEnding every part.")
+		err = errors.Join(err, d.parts.stop(), removeDir())
 	}()
 
 	fmt.Fprintf(out, "Ctrl-C ends everything and leaves nothing behind. The moving graph: %s\n\n", d.at.graph.url())
@@ -91,7 +97,8 @@ func (d *deployment) why(ctx context.Context, err error) error {
 		err = fmt.Errorf("ended before the claims: %w", err)
 	}
 	if left, e := freeMB(d.dir); e == nil && left < 100 {
-		err = fmt.Errorf("%w\nThe disk is full: %s has %d MB left. Free some, or choose another place with TMPDIR", err, d.dir, left)
+		err = fmt.Errorf("%w\nThe disk is full: %s has %d MB left. Free some, or choose another place with TMPDIR",
+			err, d.dir, left)
 	}
 	return err
 }

@@ -186,7 +186,7 @@ func (s *supervisor) spawn(ctx context.Context, p part) (*process, error) {
 }
 
 func (s *supervisor) failure(name, how string) error {
-	return &partError{name: name, how: how, log: lastLines(s.log(name), 20)}
+	return &partError{name: name, how: how, log: lastLines(s.log(name), 12)}
 }
 
 // log is where a part's output goes.

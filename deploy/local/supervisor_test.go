@@ -3,11 +3,13 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"sync/atomic"
 	"syscall"
@@ -48,7 +50,7 @@ func requireNobodyLeft(t *testing.T, reading *os.File) {
 func TestAPartThatEndsByItselfEndsTheRunAndIsNamed(t *testing.T) {
 	t.Parallel()
 	s, ctx := newSupervisor(t)
-	require.NoError(t, s.start(ctx, shell("the truth", "echo at first all was well; echo then the disk was full >&2; exit 3")))
+	require.NoError(t, s.start(ctx, shell("truth", "echo all was well; echo the disk is full >&2; exit 3")))
 
 	select {
 	case <-ctx.Done():
@@ -56,8 +58,8 @@ func TestAPartThatEndsByItselfEndsTheRunAndIsNamed(t *testing.T) {
 		require.Fail(t, "the run goes on")
 	}
 	cause := context.Cause(ctx)
-	require.EqualError(t, cause, "the truth ended by itself (exit status 3). The end of its log:\n\n"+
-		"    at first all was well\n    then the disk was full\n")
+	require.EqualError(t, cause, "truth ended by itself (exit status 3). The end of its log:\n\n"+
+		"    all was well\n    the disk is full\n")
 }
 
 func TestACleanExitOfWhatShouldStayUpIsACrashToo(t *testing.T) {
@@ -89,7 +91,8 @@ func TestAPartThatEndsBeforeItIsReadyIsTheReason(t *testing.T) {
 	s, ctx := newSupervisor(t)
 	p := shell("door", "echo no such file; exit 1")
 	p.ready = "http://127.0.0.1:1/"
-	require.EqualError(t, s.start(ctx, p), "door ended by itself (exit status 1). The end of its log:\n\n    no such file\n")
+	require.EqualError(t, s.start(ctx, p),
+		"door ended by itself (exit status 1). The end of its log:\n\n    no such file\n")
 }
 
 func TestStopEndsWhatThePartsStartedToo(t *testing.T) {
@@ -166,16 +169,18 @@ func TestRunReportsAFailureWithTheLog(t *testing.T) {
 	require.EqualError(t, err, "app seed failed (exit status 1). The end of its log:\n\n    no space left on device\n")
 }
 
-// TestPartsDieWithAProgramThatIsKilled starts this test binary once more, as a program that supervises a part, and
-// kills it as nobody can prepare for.
-func TestPartsDieWithAProgramThatIsKilled(t *testing.T) {
+// TestNothingIsLeftOfAProgramThatIsKilled starts this test binary once more, as a program that supervises a part in a
+// directory, and kills it as nobody can prepare for.
+func TestNothingIsLeftOfAProgramThatIsKilled(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux can do this")
+		t.Skip("only Linux ends the parts too")
 	}
 	t.Parallel()
 	reading, writing := witness(t)
-	program := exec.Command(os.Args[0])
-	program.Env = append(os.Environ(), "SUPERVISE=exec sleep 1000")
+	dir := filepath.Join(t.TempDir(), "run")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	program := exec.CommandContext(t.Context(), os.Args[0])
+	program.Env = append(os.Environ(), "SUPERVISE_IN="+dir)
 	program.Stdout = writing
 	require.NoError(t, program.Start())
 	writing.Close()
@@ -183,19 +188,30 @@ func TestPartsDieWithAProgramThatIsKilled(t *testing.T) {
 	require.NoError(t, program.Process.Signal(syscall.SIGKILL))
 	require.Error(t, program.Wait())
 	requireNobodyLeft(t, reading)
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(dir)
+		return errors.Is(err, os.ErrNotExist)
+	}, soon, 10*time.Millisecond)
 }
 
 func TestMain(m *testing.M) {
-	if script := os.Getenv("SUPERVISE"); script != "" {
-		s := &supervisor{dir: os.TempDir(), crash: func(error) {}, grace: soon}
-		p := shell("part", "echo it runs; "+script)
-		p.output = os.Stdout
-		if err := s.start(context.Background(), p); err != nil {
-			panic(err)
-		}
-		select {}
+	if dir := os.Getenv("SUPERVISE_IN"); dir != "" {
+		superviseUntilKilled(dir)
 	}
 	os.Exit(m.Run())
+}
+
+func superviseUntilKilled(dir string) {
+	if _, err := removeAtTheEnd(dir); err != nil {
+		panic(err)
+	}
+	s := &supervisor{dir: dir, crash: func(error) {}, grace: soon}
+	p := shell("part", "echo it runs; exec sleep 1000")
+	p.output = os.Stdout
+	if err := s.start(context.Background(), p); err != nil {
+		panic(err)
+	}
+	select {}
 }
 
 // requireLine reads exactly one line, and nothing after it.

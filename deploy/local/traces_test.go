@@ -164,12 +164,15 @@ func TestAWaitIsDrawn(t *testing.T) {
 		trace: "aaaa", id: "2", parent: "1", name: "cache.get", replica: "app-2", start: at(1), end: at(1201),
 		attributes: map[string]string{"cache.result": "wait"}, links: []link{{"bbbb", "12", "holder"}},
 	}
+	redis := map[string]string{"db.system.name": "redis"}
+	script := map[string]string{"db.system.name": "redis", "db.stored_procedure.name": "cache.lease"}
 	w := wait{
 		waiter: get, holder: get.links[0],
 		waiters: []*span{
-			{id: "4", parent: "2", name: "LEASE", start: at(3), end: at(4), attributes: map[string]string{"db.system.name": "redis"}},
+			{id: "5", parent: "2", name: "EVALSHA", start: at(500), end: at(502), attributes: script},
+			{id: "4", parent: "2", name: "EVALSHA", start: at(3), end: at(4), attributes: script},
 			get,
-			{id: "3", parent: "2", name: "GET", start: at(1), end: at(2), attributes: map[string]string{"db.system.name": "redis"}},
+			{id: "3", parent: "2", name: "GET", start: at(1), end: at(2), attributes: redis},
 			{id: "1", parent: "k6", name: "GET /posts/trending", replica: "app-2", start: at(0), end: at(1202)},
 		},
 		work: []*span{
@@ -180,10 +183,10 @@ func TestAWaitIsDrawn(t *testing.T) {
 	require.Equal(t, `This request, on app-2, found nothing in Redis and somebody already at work on it:
 
   trace aaaa
-  GET /posts/trending    1202.0 ms
-  └─ cache.get (wait)    1200.0 ms  <- waited; its link leads to the span marked below
-     ├─ GET [redis]         1.0 ms
-     └─ LEASE [redis]       1.0 ms
+  GET /posts/trending                  1202.0 ms
+  └─ cache.get (wait)                  1200.0 ms  <- waited; its link leads to the span marked below
+     ├─ GET [redis]                       1.0 ms
+     └─ EVALSHA cache.lease [redis]       1.0 ms  and 1 more like it
 
 Its link says whose answer it waited for: this request's, on app-1.
 
