@@ -128,7 +128,7 @@ func (d *deployment) watchers(ctx context.Context) error {
 	}
 	d.say("Prometheus runs")
 	if without := d.has.without(); without != "" {
-		d.say("this machine has no %s: that part is left out", without)
+		d.say("left out, because this machine has none: %s", without)
 	}
 	return nil
 }

@@ -34,12 +34,12 @@ func (i installed) without() string {
 	for _, p := range []struct {
 		there bool
 		name  string
-	}{{i.collector, "collector (otelcol-contrib)"}, {i.tempo, "Tempo"}, {i.loki, "Loki"}, {i.grafana, "Grafana"}} {
+	}{{i.collector, "the collector (otelcol-contrib)"}, {i.tempo, "Tempo"}, {i.loki, "Loki"}, {i.grafana, "Grafana"}} {
 		if !p.there {
 			names = append(names, p.name)
 		}
 	}
-	return strings.Join(names, " and no ")
+	return strings.Join(names, ", ")
 }
 
 func onPath(program string) bool {

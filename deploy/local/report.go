@@ -14,8 +14,8 @@ import (
 func claimsTable(verdicts []verdict) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "  what the article says\tmeasured\t")
-	fmt.Fprintln(w, "  ---------------------\t--------\t")
+	fmt.Fprintln(w, "  what the article says\tmeasured\tverdict")
+	fmt.Fprintln(w, "  ---------------------\t--------\t-------")
 	for _, v := range verdicts {
 		fmt.Fprintf(w, "  %s\t%s\t%s\n", v.Says, v.measured(), v.word())
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 // stay only as long as a trace that links to it may still arrive, a few seconds.
 const (
 	keptSpans         = 20_000
-	keptWaiters       = 50 // and the traces that they link to
+	keptWaiters       = 20 // of each replica, and the traces that they link to
 	keptSpansPerTrace = 500
 )
 
@@ -54,12 +56,13 @@ type traceMemory struct {
 	order   []string // of the traces that may be forgotten, oldest first
 	held    int      // spans of those
 	pinned  map[string]bool
-	waiters []*span
-	changed chan struct{} // closed and replaced whenever spans arrive
+	waiters map[string][]*span // by replica: a burst on one must not crowd out the others
+	changed chan struct{}      // closed and replaced whenever spans arrive
 }
 
 func newTraceMemory() *traceMemory {
-	return &traceMemory{traces: map[string][]*span{}, pinned: map[string]bool{}, changed: make(chan struct{})}
+	return &traceMemory{traces: map[string][]*span{}, pinned: map[string]bool{}, waiters: map[string][]*span{},
+		changed: make(chan struct{})}
 }
 
 // add takes one export's spans.
@@ -92,8 +95,8 @@ func (m *traceMemory) keep(s *span) {
 			m.order = append(m.order, s.trace)
 		}
 	}
-	if holder, ok := s.holder(); ok && s.waits() && len(m.waiters) < keptWaiters {
-		m.waiters = append(m.waiters, s)
+	if holder, ok := s.holder(); ok && s.waits() && len(m.waiters[s.replica]) < keptWaiters {
+		m.waiters[s.replica] = append(m.waiters[s.replica], s)
 		m.pin(s.trace)
 		m.pin(holder.trace)
 	}
@@ -132,12 +135,14 @@ type wait struct {
 	waiters, work []*span // the two traces
 }
 
-// bestWait returns the wait that shows most: of those whose traces have both arrived, one across two replicas if there
-// is one. The channel is closed when more spans have arrived, for a caller that got none.
+// bestWait returns the wait that shows most: of those whose traces have both arrived, the latest across two replicas,
+// or else on one. The channel is closed when more spans have arrived, for a caller that got none.
 func (m *traceMemory) bestWait() (best wait, found bool, more <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, s := range m.waiters {
+	waiters := slices.Concat(slices.Collect(maps.Values(m.waiters))...)
+	slices.SortFunc(waiters, func(a, b *span) int { return b.start.Compare(a.start) })
+	for _, s := range waiters {
 		holder, _ := s.holder()
 		candidate := wait{s, holder, m.traces[s.trace], m.traces[holder.trace]}
 		target := byID(candidate.work)[holder.span]
@@ -147,7 +152,9 @@ func (m *traceMemory) bestWait() (best wait, found bool, more <-chan struct{}) {
 		if target.replica != s.replica {
 			return candidate, true, m.changed
 		}
-		best, found = candidate, true
+		if !found {
+			best, found = candidate, true
+		}
 	}
 	return best, found, m.changed
 }
