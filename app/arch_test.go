@@ -21,8 +21,8 @@ var allowed = map[string]struct {
 	"seed":        {nil, "demo data depends on the schema, not on the code that reads it"},
 	"trending":    {[]string{"cache", "roundtrips"}, "the feature shows how to use the mechanism"},
 	"telemetry":   {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
-	"api":         {[]string{"cache", "roundtrips", "trending"}, "it turns features, and how they were answered, into HTTP"},
-	"servicetest": {[]string{"migrations"}, "a test's database has the schema; only tests and deploy/local import it"},
+	"api":         {[]string{"cache", "roundtrips", "trending"}, "it turns features and their accounts into HTTP"},
+	"servicetest": {[]string{"migrations"}, "a test's database has the schema; for tests and deploy/local only"},
 	"": {
 		[]string{"api", "cache", "migrations", "seed", "telemetry", "trending"},
 		"main wires everything, and alone knows everybody",

@@ -170,7 +170,7 @@ func parse(target interface{ validate(*faults) }, getenv func(string) string) er
 	f := &faults{faulty: map[string]bool{}}
 	aggregate, _ := errors.AsType[env.AggregateError](env.ParseWithOptions(target, env.Options{Environment: environment}))
 	for _, err := range aggregate.Errors {
-		switch e := err.(type) {
+		switch e := err.(type) { //nolint:errorlint // these are the library's own, and it does not wrap them
 		case env.VarIsNotSetError:
 			f.unless(false, e.Key, "is required and not set")
 		case env.ParseError:

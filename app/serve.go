@@ -59,7 +59,8 @@ func (s *service) serve(ctx context.Context, listener net.Listener, c config) er
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
-	slog.Info("serving", "address", listener.Addr().String(), "replica", c.ReplicaID, "strategy", c.Trending.Strategy)
+	slog.InfoContext(ctx, "serving",
+		"address", listener.Addr().String(), "replica", c.ReplicaID, "strategy", c.Trending.Strategy)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -75,7 +76,7 @@ func (s *service) serve(ctx context.Context, listener net.Listener, c config) er
 		<-ctx.Done()
 		defer stopBackground()
 		s.draining.Store(true)
-		slog.Info("shutting down", "bound", c.ShutdownTimeout)
+		slog.InfoContext(ctx, "shutting down", "bound", c.ShutdownTimeout)
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 		defer cancel()
 		if err := server.Shutdown(bounded); err != nil {

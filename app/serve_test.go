@@ -199,8 +199,18 @@ func TestAGracefulEndFinishesWhatIsInFlight(t *testing.T) {
 	_, err = lock.Exec(t.Context(), "LOCK TABLE views IN ACCESS EXCLUSIVE MODE") // requests now wait until we let go
 	require.NoError(t, err)
 
-	inFlight := make(chan reply, 1)
-	go func() { inFlight <- ask(t, http.MethodGet, d.url+"/posts/trending?strategy=lease") }()
+	inFlight := make(chan int, 1)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.url+"/posts/trending?strategy=lease", nil)
+	require.NoError(t, err)
+	go func() {
+		answer, err := http.DefaultClient.Do(request)
+		if err != nil {
+			inFlight <- 0
+			return
+		}
+		answer.Body.Close()
+		inFlight <- answer.StatusCode
+	}()
 	require.Eventually(t, func() bool {
 		var waiting int
 		err := lock.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&waiting)
@@ -210,11 +220,14 @@ func TestAGracefulEndFinishesWhatIsInFlight(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- d.stop() }()
 	require.Eventually(t, func() bool { // it accepts no more
-		_, err := net.Dial("tcp", d.url[len("http://"):])
+		conn, err := net.DialTimeout("tcp", d.url[len("http://"):], time.Second)
+		if err == nil {
+			conn.Close()
+		}
 		return err != nil
 	}, 20*time.Second, 5*time.Millisecond)
 	require.NoError(t, lock.Rollback(t.Context()))
-	require.Equal(t, http.StatusOK, (<-inFlight).status)
+	require.Equal(t, http.StatusOK, <-inFlight)
 	require.NoError(t, <-ended)
 }
 

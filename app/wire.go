@@ -95,6 +95,7 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 	// The default pings a connection that was idle for a second, one more round-trip for whoever comes next. A look at
 	// the socket, which costs none, finds those that the server has closed; only they are pinged, and so replaced.
 	c.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
+		//nolint:staticcheck // deprecated in favour of the very ping that is to be saved
 		return p.IdleDuration > time.Second && p.Conn.PgConn().CheckConn() != nil
 	}
 	parameters := c.ConnConfig.RuntimeParams

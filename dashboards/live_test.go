@@ -48,7 +48,10 @@ func hasData(t *testing.T, server string, asked target) bool {
 		form.Set("end", seconds(now))
 		form.Set("step", "5s")
 	}
-	response, err := http.PostForm(server+path, form)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server+path, strings.NewReader(form.Encode()))
+	require.NoError(t, err)
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	response, err := http.DefaultClient.Do(request)
 	require.NoError(t, err)
 	defer response.Body.Close()
 	var answer struct {

@@ -90,7 +90,8 @@ func TestAServerThatCannotStartSaysWhy(t *testing.T) {
 
 func TestDataInADirectoryOfTheCallersSurvivesAStop(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "nervous-kept-") // not t.TempDir: another user's servers cannot enter that of root
+	//nolint:usetesting // another user's servers cannot enter t.TempDir where it is root's
+	dir, err := os.MkdirTemp("", "nervous-kept-")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 

@@ -53,7 +53,7 @@ func TestRedisSpansAreTheCallsThatTheServerCounted(t *testing.T) {
 	traced := r.counter(TelemetryCalls, "operation")
 	trips := r.roundTrips()
 	t.Logf("%d round-trips; calls %v", trips, traced)
-	require.EqualValues(t, wire.seen.Load(), trips, "round-trips on the wire and on spans")
+	require.Equal(t, wire.seen.Load(), trips, "round-trips on the wire and on spans")
 	var counted int64
 	for _, n := range r.counter(StoreRoundTrips) {
 		counted += n

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"crypto/sha1"
 	"encoding/hex"
+	"errors"
 	"strings"
 	"sync"
 
@@ -79,11 +80,11 @@ func (c *contents) add(name string) {
 // firstFault returns the first command's error that is no miss, else err: what a pipeline itself returns is the first
 // error of any kind, so a miss would hide the fault behind it.
 func firstFault(cmds []redis.Cmder, err error) error {
-	if err != redis.Nil {
+	if !errors.Is(err, redis.Nil) {
 		return err
 	}
 	for _, cmd := range cmds {
-		if fault := cmd.Err(); fault != nil && fault != redis.Nil {
+		if fault := cmd.Err(); fault != nil && !errors.Is(fault, redis.Nil) {
 			return fault
 		}
 	}

@@ -68,7 +68,7 @@ func (h *redisHook) finish(ctx context.Context, took time.Duration, call describ
 	} else {
 		h.charge(ctx, trips, took)
 	}
-	call.operation.fault = fault.kind
+	call.fault = fault.kind
 	h.took(ctx, took, call.operation)
 
 	span := trace.SpanFromContext(ctx)

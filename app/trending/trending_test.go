@@ -14,7 +14,8 @@ import (
 	"nervous/app/trending"
 )
 
-// truth is twelve posts by three authors. Post n has n views; post 1 has comments and shares besides, post 12 is too old.
+// truth is twelve posts by three authors. Post n has n views; post 1 has comments and shares besides, post 12 is too
+// old.
 func truth(t *testing.T) *pgxpool.Pool {
 	t.Helper()
 	pool := servicetest.Pool(t)
@@ -106,7 +107,7 @@ func TestAQueryEndsWithItsRequest(t *testing.T) {
 	top := newTrending(t, pool, trending.Options{})
 	lock, err := pool.Begin(t.Context())
 	require.NoError(t, err)
-	defer lock.Rollback(context.WithoutCancel(t.Context()))
+	defer func() { _ = lock.Rollback(context.WithoutCancel(t.Context())) }()
 	_, err = lock.Exec(t.Context(), "LOCK TABLE views IN ACCESS EXCLUSIVE MODE") // the query now waits for ever
 	require.NoError(t, err)
 
@@ -117,7 +118,8 @@ func TestAQueryEndsWithItsRequest(t *testing.T) {
 	require.Eventually(t, func() bool {
 		var waiting int
 		err := lock.QueryRow(t.Context(),
-			`SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%TopPosts%' AND state = 'active' AND pid <> pg_backend_pid()`,
+			`SELECT count(*) FROM pg_stat_activity
+			 WHERE query LIKE '%TopPosts%' AND state = 'active' AND pid <> pg_backend_pid()`,
 		).Scan(&waiting)
 		return err == nil && waiting == 0
 	}, 10*time.Second, 5*time.Millisecond, "Postgres goes on with a query that nobody waits for")
