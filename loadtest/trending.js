@@ -132,6 +132,8 @@ export const options = {
   scenarios: Object.fromEntries(selected.map((name) => [name, SCENARIOS[name]])),
   thresholds: thresholds(),
   summaryTrendStats: TREND_STATS,
+  // The labels that somebody reads. Each further one is paid for with every sample, on the cores of the service.
+  systemTags: ['scenario', 'name', 'method', 'status', 'expected_response', 'error_code', 'check'],
   // A burst is one http.batch: as wide as the widest phase, or k6 would queue what must arrive at once.
   batch: COMPARE.lease_1000.requests,
   batchPerHost: COMPARE.lease_1000.requests,
