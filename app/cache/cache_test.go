@@ -54,7 +54,9 @@ type loader struct {
 	release chan error
 }
 
-func newLoader() *loader { return &loader{started: make(chan struct{}, 100), release: make(chan error, 100)} }
+func newLoader() *loader {
+	return &loader{started: make(chan struct{}, 100), release: make(chan error, 100)}
+}
 
 func (l *loader) load(ctx context.Context, key string) (string, error) {
 	n := l.runs.Add(1)

@@ -78,16 +78,20 @@ const (
 
 type leaseReply[V any] struct {
 	status leaseStatus
-	found  *entry[V]         // of leaseFilled; of leaseUnreadable only the header
-	holder trace.SpanContext // of leaseBusy: who fills; of leaseCooldown: who failed
-	lasts  time.Duration     // likewise: how long at most
+	found  *entry[V]     // of leaseFilled; of leaseUnreadable only the header
+	holder holder        // of leaseBusy: who fills; of leaseCooldown: who failed
+	lasts  time.Duration // likewise: how long at most
 }
 
 // tryLease asks once for the right to fill. seen is the value that is to be replaced, or nil.
 func (c *Cache[V]) tryLease(ctx context.Context, key string, seen *entry[V]) (lease, leaseReply[V], error) {
 	l := lease{token: newToken()}
 	l.value = strings.Join([]string{hex.EncodeToString(l.token[:]), traceparent(ctx), c.options.Replica}, "|")
-	reply, err := c.askLease(ctx, key, &l, seen)
+	var reply leaseReply[V]
+	err := c.breaker.do(func() (err error) {
+		reply, err = c.askLease(ctx, key, &l, seen)
+		return err
+	})
 	if err != nil {
 		c.tel.leaseAsked(ctx, "unavailable")
 		return l, reply, err
@@ -129,10 +133,10 @@ func (c *Cache[V]) askLease(ctx context.Context, key string, l *lease, seen *ent
 	switch reply.status {
 	case leaseAcquired:
 	case leaseBusy, leaseCooldown:
-		reply.holder = spanContextOf(body)
+		reply.holder = holderOf(body)
 	case leaseFilled:
 		if reply.found, err = decode([]byte(body), c.codec); err != nil {
-			event(ctx, "value.unreadable")
+			c.tel.refused(ctx, refusedUnreadable)
 			reply.status = leaseUnreadable
 		}
 	default:
@@ -200,12 +204,13 @@ func traceparent(ctx context.Context) string {
 	return carrier["traceparent"]
 }
 
-// spanContextOf reads the span out of a lease value; the zero SpanContext where there is none.
-func spanContextOf(leaseValue string) trace.SpanContext {
+// holderOf reads a lease value; what it does not say is zero.
+func holderOf(leaseValue string) holder {
 	fields := strings.SplitN(leaseValue, "|", 3)
-	if len(fields) < 2 {
-		return trace.SpanContext{}
+	if len(fields) < 3 {
+		return holder{}
 	}
 	carrier := propagation.MapCarrier{"traceparent": fields[1]}
-	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier))
+	ctx := propagation.TraceContext{}.Extract(context.Background(), carrier)
+	return holder{trace.SpanContextFromContext(ctx), fields[2]}
 }
