@@ -156,14 +156,20 @@ func (c *Cache[V]) serveStale(ctx context.Context, key string, found *entry[V]) 
 	return c.answer(found, ResultStale, c.clock.now())
 }
 
-// Refresh computes the value of key now, whatever is stored, and returns it. Callers at the same moment, on all
-// replicas, share one fill.
+// Refresh computes the value of key anew and returns it: nothing that was begun before the call counts. Calls at the
+// same moment, on all replicas, share one fill.
 func (c *Cache[V]) Refresh(ctx context.Context, key string) (V, Info, error) {
 	ctx, span := c.tel.startGet(ctx)
 	defer span.End()
-	// The lease is asked for with what is stored now, so that only something newer counts as an answer.
-	found, _ := c.read(ctx, key)
-	answer := c.await(ctx, c.join(ctx, key, found, causeRefresh), nil)
+	// Asked for in the name of a value of this moment, the lease is answered only with something newer.
+	now := &entry[V]{createdAt: c.clock.now()}
+	b := c.join(ctx, key, now, causeRefresh)
+	if !b.starter {
+		// This flight may have read what has changed since. Whatever takes off after it has not.
+		c.await(ctx, b, nil)
+		b = c.join(ctx, key, now, causeRefresh)
+	}
+	answer := c.await(ctx, b, nil)
 	c.tel.answered(ctx, span, answer.Info, answer.Err)
 	return answer.Value, answer.Info, answer.Err
 }
