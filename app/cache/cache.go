@@ -122,7 +122,7 @@ func (c *Cache[V]) serve(ctx context.Context, key string, found *entry[V], err e
 	case err != nil && ctx.Err() != nil:
 		return failure[V](ctx.Err())
 	case err != nil:
-		if found = c.local.usable(key, now, c.options.StaleFor); found == nil {
+		if found = c.local.last(key).entry; found == nil || c.expired(found, now) {
 			// The flight finds Redis out of reach as well, and loads for this process alone.
 			return c.await(ctx, c.join(ctx, key, nil, causeMiss), nil)
 		}
@@ -130,16 +130,36 @@ func (c *Cache[V]) serve(ctx context.Context, key string, found *entry[V], err e
 			return c.answer(found, ResultStale, now)
 		}
 		return c.answer(found, ResultHit, now)
-	case found == nil:
-		return c.await(ctx, c.join(ctx, key, nil, causeMiss), nil)
-	case now.After(found.freshUntil) && found.absent:
-		return c.await(ctx, c.join(ctx, key, found, causeMiss), nil)
+	case found == nil || c.expired(found, now):
+		return c.fetch(ctx, key)
 	case now.After(found.freshUntil):
 		return c.serveStale(ctx, key, found)
 	case found.freshUntil.Sub(now) < c.refreshMargin(found) && !found.absent:
 		c.refreshEarly(ctx, key, found)
 	}
 	return c.answer(found, ResultHit, now)
+}
+
+// expired says that a value may not even be served stale. Redis keeps it for longer, to refuse what is older.
+func (c *Cache[V]) expired(found *entry[V], now time.Time) bool {
+	end := found.freshUntil
+	if !found.absent {
+		end = end.Add(c.options.StaleFor)
+	}
+	return now.After(end)
+}
+
+// fetch comes by the value for a request that has nothing to serve. Twice at most, because the second flight takes off
+// after the request has come.
+func (c *Cache[V]) fetch(ctx context.Context, key string) Answer[V] {
+	asked := time.Now()
+	for {
+		b := c.join(ctx, key, nil, causeMiss)
+		answer := c.await(ctx, b, nil)
+		if ctx.Err() != nil || !b.outdatedFor(asked) {
+			return answer
+		}
+	}
 }
 
 // serveStale gives the refresh that it starts or joins a moment to finish, and then serves what it has.
@@ -213,7 +233,7 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 	defer c.forget(key)
 	err := c.breaker.do(func() error {
 		// The tombstone must outlive every fill that began before it.
-		return c.bury(ctx, key, c.options.LoadTimeout+c.options.Lease)
+		return c.bury(ctx, key, c.options.memory())
 	})
 	if err != nil {
 		return fmt.Errorf("cache %s: delete: %w", c.options.Name, err)

@@ -47,6 +47,9 @@ type outcome[V any] struct {
 	result Result // how the starter came by it: miss, wait, hit or bypass
 	stored bool
 	err    error
+	// notAfter is set where the work was overtaken by something newer, perhaps a deletion, or went on without Redis: what
+	// it brought is for requests that came before it began, and too old for those that came later.
+	notAfter time.Time
 }
 
 // boarding is one request's place in a flight.
@@ -86,6 +89,16 @@ func (c *Cache[V]) join(ctx context.Context, key string, seen *entry[V], why cau
 		close(f.done)
 	})
 	return boarding[V]{f, true}
+}
+
+// outdatedFor says that the flight has landed with something that is too old for a request of the given time.
+func (f *flight[V]) outdatedFor(asked time.Time) bool {
+	select {
+	case <-f.done:
+		return !f.outcome.notAfter.IsZero() && asked.After(f.outcome.notAfter)
+	default:
+		return false
+	}
 }
 
 // waiters counts, by the replica that they wait for, the requests of this process that wait for somebody else's work.
@@ -207,7 +220,11 @@ func (c *Cache[V]) lead(ctx context.Context, key string, f *flight[V], l lease, 
 	if err != nil {
 		return outcome[V]{err: err}
 	}
-	return outcome[V]{entry: filled.entry, result: ResultMiss, stored: filled.committed}
+	landed := outcome[V]{entry: filled.entry, result: ResultMiss, stored: filled.committed}
+	if filled.overtaken {
+		landed.notAfter = l.granted
+	}
+	return landed
 }
 
 // bypass loads without Redis: at most one fill a key, and a few in all, in this process.
@@ -222,19 +239,20 @@ func (c *Cache[V]) bypass(ctx context.Context, key string, f *flight[V], unreach
 	case <-ctx.Done():
 		return outcome[V]{err: fmt.Errorf("waited for one of %d fills to end: %w", c.options.Bulkhead, ctx.Err())}
 	}
-	begun := c.clock.now()
+	begun, notAfter := c.clock.now(), time.Now()
 	value, err := c.load(ctx, key)
 	absent := errors.Is(err, ErrNotFound)
 	if err != nil && !absent {
 		return outcome[V]{err: errors.Join(err, unreachable)}
 	}
 	alone := &entry[V]{value: value, absent: absent, createdAt: begun, freshUntil: begun}
-	return outcome[V]{entry: alone, result: ResultBypass}
+	return outcome[V]{entry: alone, result: ResultBypass, notAfter: notAfter}
 }
 
 type fillResult[V any] struct {
 	entry     *entry[V]
 	committed bool
+	overtaken bool // Redis has refused it, as opposed to not being heard
 }
 
 // fill runs the loader under the lease and commits what it returns.
@@ -280,10 +298,10 @@ func (c *Cache[V]) fill(ctx context.Context, key string, l lease, why cause) (fi
 		// A value that could not be stored is a value all the same: those who wait for this flight get it.
 		c.tel.filled(ctx, why, "lost", took)
 		recordError(span, err)
-		return fillResult[V]{filled, false}, nil
+		return fillResult[V]{entry: filled, overtaken: err == nil}, nil
 	}
 	c.tel.filled(ctx, why, "committed", took)
-	return fillResult[V]{filled, true}, nil
+	return fillResult[V]{entry: filled, committed: true}, nil
 }
 
 // load runs the loader and returns at the latest when the context ends: a loader that ignores its deadline is left

@@ -109,7 +109,7 @@ func (c *Cache[V]) askLease(ctx context.Context, key string, l *lease, seen *ent
 		created = seen.createdAt.UnixMicro()
 	}
 	sent := time.Now()
-	fields, err := leaseScript.Run(ctx, c.rdb, []string{c.valueKey(key), c.leaseKey(key)},
+	fields, err := c.run(ctx, leaseScript, []string{c.valueKey(key), c.leaseKey(key)},
 		l.value, c.options.Lease.Milliseconds(), created).Slice()
 	if err != nil {
 		return leaseReply[V]{}, fmt.Errorf("lease: %w", err)
@@ -145,11 +145,22 @@ func (c *Cache[V]) askLease(ctx context.Context, key string, l *lease, seen *ent
 	return reply, nil
 }
 
+// run runs a script, and once more where Redis was not heard: it may have done it and only the reply was lost. All of
+// ours may be repeated, because they know their own token.
+func (c *Cache[V]) run(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	reply := script.Run(ctx, c.rdb, keys, args...)
+	if outOfReach(reply.Err()) && ctx.Err() == nil {
+		reply = script.Run(ctx, c.rdb, keys, args...)
+	}
+	return reply
+}
+
 // commit stores what was filled under the lease; it reports whether it was taken.
 func (c *Cache[V]) commit(ctx context.Context, key string, l lease, encoded []byte, keep time.Duration) (bool, error) {
-	status, err := commitScript.Run(ctx, c.rdb, []string{c.valueKey(key), c.leaseKey(key)},
-		l.value, string(l.token[:]), l.grantedAt.UnixMicro(), keep.Milliseconds(), encoded,
-		c.channel(), message(wasFilled, key)).Text()
+	memory := c.options.memory()
+	status, err := c.run(ctx, commitScript, []string{c.valueKey(key), c.leaseKey(key)},
+		l.value, string(l.token[:]), l.grantedAt.UnixMicro(), max(keep, memory).Milliseconds(), encoded,
+		c.channel(), message(wasFilled, key), memory.Milliseconds()).Text()
 	if err != nil {
 		return false, fmt.Errorf("commit: %w", err)
 	}
@@ -183,7 +194,7 @@ func (c *Cache[V]) keepAlive(ctx context.Context, key string, l lease) {
 // cool swaps the lease for a cooldown after a failed fill.
 func (c *Cache[V]) cool(ctx context.Context, key string, l lease) error {
 	cooldown := "!|" + traceparent(ctx) + "|" + c.options.Replica
-	err := failScript.Run(ctx, c.rdb, []string{c.leaseKey(key)},
+	err := c.run(ctx, failScript, []string{c.leaseKey(key)},
 		l.value, cooldown, c.options.Cooldown.Milliseconds(), c.channel(), message(hasFailed, key)).Err()
 	if err != nil {
 		return fmt.Errorf("cooldown: %w", err)
@@ -193,7 +204,7 @@ func (c *Cache[V]) cool(ctx context.Context, key string, l lease) error {
 
 // bury leaves a tombstone for the given time.
 func (c *Cache[V]) bury(ctx context.Context, key string, stays time.Duration) error {
-	return deleteScript.Run(ctx, c.rdb, []string{c.valueKey(key), c.leaseKey(key)},
+	return c.run(ctx, deleteScript, []string{c.valueKey(key), c.leaseKey(key)},
 		stays.Milliseconds(), c.channel(), message(wasDeleted, key)).Err()
 }
 

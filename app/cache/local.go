@@ -57,15 +57,7 @@ func (l *local[V]) fresh(key string, now time.Time) *entry[V] {
 	return c.entry
 }
 
-// usable returns the copy, however old, as long as it may still be served stale.
-func (l *local[V]) usable(key string, now time.Time, staleFor time.Duration) *entry[V] {
-	c := l.last(key)
-	if c.entry == nil || now.After(c.freshUntil.Add(staleFor)) {
-		return nil
-	}
-	return c.entry
-}
-
+// last returns the copy, however old, for when there is nothing else.
 func (l *local[V]) last(key string) localCopy[V] {
 	if l.ttl <= 0 {
 		return localCopy[V]{}

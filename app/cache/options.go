@@ -111,6 +111,10 @@ func (o Options[V]) withDefaults() Options[V] {
 	return o
 }
 
+// memory is for how long after a fill has begun Redis must know of whatever is newer, be it a value or a deletion, and
+// however soon that stops being served. A fill that ends later than this cannot tell whether it is the newest.
+func (o Options[V]) memory() time.Duration { return o.LoadTimeout + o.Lease }
+
 func defaultTo[T comparable](field *T, value T) {
 	var unset T
 	if *field == unset {
