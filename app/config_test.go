@@ -46,10 +46,10 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		`- DATABASE_MAX_CONNS is "none": `,
 		"- REDIS_URL is not an address of Redis: ",
 		"- REDIS_TIMEOUT must be positive\n",
-		"- TRENDING_LOAD_TIMEOUT must be positive and below REQUEST_TIMEOUT\n",
+		"- TRENDING_LOAD_TIMEOUT must be positive and below REQUEST_TIMEOUT",
 		`- TRENDING_STRATEGY is "magic": there is no strategy "magic", only n_plus_one, preload, ttl, lease` + "\n",
 		`- TRENDING_TTL is "10": `,
-		"- TRENDING_TTL_JITTER must be from 0 to below 1",
+		"- TRENDING_TTL_JITTER must be from 0 to below 1\n",
 		`- LOG_LEVEL is "loud": `,
 	} {
 		require.ErrorContains(t, err, line)

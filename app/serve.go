@@ -83,7 +83,5 @@ func (s *service) serve(ctx context.Context, listener net.Listener, c config) er
 		}
 		return nil
 	})
-	err := group.Wait()
-	slog.Info("stopped", "error", err)
-	return err
+	return group.Wait()
 }

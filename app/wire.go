@@ -118,6 +118,7 @@ func openRedis(r redisStore) (*redis.Client, error) {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = r.Timeout, r.Timeout, r.Timeout
+	o.OnConnect = cache.LoadScripts
 	telemetry.RedisOptions(o)
 	rdb := redis.NewClient(o)
 	return rdb, errors.Join(telemetry.Redis(rdb), telemetry.ObserveRedisPool(rdb))

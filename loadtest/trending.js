@@ -13,7 +13,7 @@
 
 import exec from 'k6/execution';
 import http from 'k6/http';
-import { readable, record, row, TREND_STATS } from './lib/measure.js';
+import { begin, end, readable, record, row, TREND_STATS } from './lib/measure.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
 import * as slo from './lib/slo.js';
 import { traceparent } from './lib/trace.js';
@@ -43,7 +43,7 @@ const SCENARIOS = {
     duration: `${SPIKE.seconds}s`,
     // Everybody waits while the one query runs, so a second of it needs 300 users; idle ones cost little.
     preAllocatedVUs: 900,
-    maxVUs: 1800,
+    maxVUs: 1200,
   },
   compare: {
     executor: 'per-vu-iterations',
@@ -162,6 +162,7 @@ export function setup() {
 }
 
 export function spike() {
+  if (exec.scenario.iterationInTest === 0) begin('spike');
   const { url, params } = question('spike', 'lease');
   record(http.get(url, params), 'spike', 'lease');
 }
@@ -169,17 +170,27 @@ export function spike() {
 // One virtual user sends every burst and waits for its last answer before the next, so Postgres is idle in between.
 // The connections are opened before: a thousand at once take half a second, which would blur the burst.
 export function compare() {
+  end('spike');
   const { alone, ...bursts } = COMPARE;
+  begin('alone');
   for (let i = 0; i < alone.requests; i++) {
     const { url, params } = question('alone', alone.strategy);
     record(http.get(url, params), 'alone', alone.strategy);
   }
+  end('alone');
   for (const [phase, { strategy, requests }] of Object.entries(bursts)) {
     http.batch(Array.from({ length: requests }, () => ['GET', `${BASE_URL}/healthz`, null, tagged('GET /healthz')]));
     forget();
     const burst = Array.from({ length: requests }, () => question(phase, strategy));
+    begin(phase);
     for (const response of http.batch(burst)) record(response, phase, strategy);
+    end(phase);
   }
+}
+
+// The spike's users end one by one, so nobody knows that he is the last: whoever comes next says that it is over.
+export function teardown() {
+  end('spike');
 }
 
 function question(phase, strategy) {

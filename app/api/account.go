@@ -20,8 +20,8 @@ const MetricRoundTrips = "http.server.request.round_trips"
 // cacheResultKey is where a handler leaves its cache.Result for the accounts.
 const cacheResultKey = "cache.result"
 
-// nameRoute tells otelhttp the route by its pattern, which unlike the path is one of a few: after the handler it reads
-// it for the metrics and the span's name; the span's attribute it would have needed before routing, so that is set here.
+// nameRoute tells otelhttp the route by its pattern, which unlike the path is one of few. It reads that after the handler
+// for the metrics and the span's name; the span's attribute it would have needed before routing, so that is set here.
 func nameRoute(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		c.Request().Pattern = c.Path()

@@ -38,13 +38,29 @@ var (
 	deleteScript = redis.NewScript(deleteLua)
 )
 
-// Scripts returns the Lua scripts of this package by name, so that telemetry can name their calls and a service can
-// load them at its start.
+// Scripts returns the Lua scripts of this package by name, so that telemetry can name their calls.
 func Scripts() map[string]*redis.Script {
 	return map[string]*redis.Script{
 		"cache.lease": leaseScript, "cache.commit": commitScript, "cache.extend": extendScript,
 		"cache.fail": failScript, "cache.delete": deleteScript,
 	}
+}
+
+// LoadScripts is for a client's OnConnect: it gives the server the scripts in one round-trip, so that no request has to
+// send one whole. On every connection, because a Redis that was restarted has forgotten them. It is an option: a script
+// that the server does not know is sent when it is needed.
+func LoadScripts(ctx context.Context, conn *redis.Conn) error {
+	_, err := conn.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		// Not Script.Load: in a pipeline it takes the reply that has not come yet, an empty one, for the script's hash.
+		for _, lua := range []string{leaseLua, commitLua, extendLua, failLua, deleteLua} {
+			pipe.ScriptLoad(ctx, lua)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("load scripts: %w", err)
+	}
+	return nil
 }
 
 // token tells fills apart: 128 random bits.

@@ -8,10 +8,10 @@
 //	cluster := servicetest.RedisCluster(t)  // three masters, for who must work on a Redis Cluster too
 //	proxy := servicetest.NewProxy(t, addr)  // a network that delays, cuts, and loses replies
 //
-// All of it is safe in parallel tests, and needs no TestMain. The tests of one package share one Postgres process,
-// which trades safety for speed (fsync off): a crash of the machine would lose it, and nobody would mind. Each call gets
-// a database copied from a migrated template, dropped when the test ends. Outside tests, StartPostgres and StartRedis
-// run the same servers with settings of the caller's.
+// All of it is safe in parallel tests, and needs no TestMain. The tests of one package share one Postgres process that
+// trades safety for speed (fsync off): a crash of the machine would lose it, and nobody would mind. Each call gets a
+// database copied from a migrated template, dropped when the test ends. Outside tests, StartPostgres and StartRedis run
+// the same servers with settings of the caller's.
 //
 // A machine without the servers skips the test and says what to install; with CI=true that is a failure instead. When
 // this process dies, in whatever way, its servers and their directories go too: see warden.

@@ -160,6 +160,19 @@ func TestOwnServersUntilKilled(t *testing.T) {
 	select {}
 }
 
+// TestAMissingServerIsAFailureWhereCISaysSo runs another test of this binary where no redis-server can be found.
+func TestAMissingServerIsAFailureWhereCISaysSo(t *testing.T) {
+	t.Parallel()
+	for ci, verdict := range map[string]string{"true": "--- FAIL", "": "--- SKIP"} {
+		test := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestRedisCanBePaused$", "-test.v")
+		test.Env = append(os.Environ(), "PATH=/nowhere", "CI="+ci)
+		output, err := test.CombinedOutput()
+		require.Equal(t, ci == "true", err != nil, string(output))
+		require.Contains(t, string(output), verdict)
+		require.Contains(t, string(output), "apt-get install")
+	}
+}
+
 func connect(t *testing.T, server *servicetest.RedisServer) *redis.Client {
 	client := redis.NewClient(server.Options())
 	t.Cleanup(func() { _ = client.Close() })

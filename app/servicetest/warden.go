@@ -20,7 +20,7 @@ while read -r word; do
 done
 if [ -n "$server" ]; then
 	kill -"$signal" "$server"
-	tries=50
+	tries=200 # Postgres gives its own children 5 s
 	while [ $tries -gt 0 ] && kill -0 "$server"; do sleep 0.1; tries=$((tries - 1)); done
 	kill -KILL "$server"
 fi

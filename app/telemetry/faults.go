@@ -14,8 +14,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// fault is what telemetry says of an error. The text is left out: servers quote arguments and parameters in it. The zero
-// value is success.
+// fault is what telemetry says of an error. The text is left out: servers quote arguments and parameters in it. The
+// zero value is success.
 type fault struct {
 	// kind becomes error.type: the server's code, or canceled, timeout, pool_timeout, or the error's Go type.
 	kind string
@@ -35,12 +35,11 @@ func (f fault) describe(span trace.Span) {
 
 // redisFault tells a failed command from a miss: redis.Nil is an answer.
 func redisFault(err error) (f fault, miss bool) {
+	if err == nil || err == redis.Nil { //nolint:errorlint // go-redis does not wrap it, and this is the hit path
+		return fault{}, err != nil
+	}
 	var reply redis.Error
 	switch {
-	case err == nil:
-		return fault{}, false
-	case errors.Is(err, redis.Nil):
-		return fault{}, true
 	case errors.Is(err, redis.TxFailedErr):
 		return fault{kind: "transaction_failed"}, false // a watched key has changed
 	case errors.Is(err, redis.ErrPoolTimeout):
@@ -92,46 +91,4 @@ func kindOf(err error) string {
 		return "timeout"
 	}
 	return semconv.ErrorType(err).Value.AsString()
-}
-
-// redisotel writes the text of every error into the span. It offers no choice, so it is shown a veiled error, and the
-// caller, further out, is given back the real one.
-
-type veiledError struct {
-	fault
-	real error
-}
-
-func (e veiledError) Error() string { return e.kind }
-
-// veil hides the text of an error. A miss is shown as it is, because redisotel knows it for what it is.
-func veil(err error) error {
-	f, _ := redisFault(err)
-	if f.kind == "" {
-		return err
-	}
-	return veiledError{f, err}
-}
-
-// unveilErrors is the outermost hook.
-type unveilErrors struct{}
-
-// DialHook leaves dials alone: their errors tell addresses only.
-func (unveilErrors) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-// ProcessHook gives back the error of a command.
-func (unveilErrors) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error { return unveil(next(ctx, cmd)) }
-}
-
-// ProcessPipelineHook gives back the error of a pipeline.
-func (unveilErrors) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error { return unveil(next(ctx, cmds)) }
-}
-
-func unveil(err error) error {
-	if veiled, ok := err.(veiledError); ok { //nolint:errorlint // ours is never wrapped on its way
-		return veiled.real
-	}
-	return err
 }

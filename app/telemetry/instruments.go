@@ -19,18 +19,19 @@ import (
 // The instruments that are this package's own. Beside them it records db.client.operation.duration and the connection
 // metrics of OpenTelemetry's semantic conventions.
 const (
-	// StoreRoundTrips is a counter, {round_trip}: flushes that were followed by a wait for the answer, on one connection.
-	// Attributes: store (postgres, redis), operation (what the tally in the context was opened for, a route or a job;
-	// BackgroundOperation without one), strategy (the tally's, if it has one).
+	// StoreRoundTrips is a counter, {round_trip}: flushes that were followed by a wait for the answer, on one
+	// connection. Attributes: store (postgres, redis), operation (what the tally in the context was opened for, a route
+	// or a job; BackgroundOperation without one), strategy (the tally's, if it has one).
 	StoreRoundTrips = "store.round_trips"
 
 	// TelemetrySpans is a counter, {span}: ended spans of calls to stores. Attributes: system (postgresql, redis),
 	// operation (the span's db.operation.name, else its name).
 	TelemetrySpans = "telemetry.spans"
 
-	// TelemetryCalls is a counter, {call}: the commands and statements that those spans account for, to be compared with
-	// what the servers counted. A pipeline of three is one span and three calls; a prepare or a dial is a span and no
-	// call; a failed statement is none either, because pg_stat_statements leaves it out. Attributes: system, operation.
+	// TelemetryCalls is a counter, {call}: the commands and statements that those spans account for, to be compared
+	// with what the servers counted. A pipeline of three is one span and three calls; a prepare or a dial is a span and
+	// no call; a failed statement is none either, because pg_stat_statements leaves it out. Attributes: system,
+	// operation.
 	TelemetryCalls = "telemetry.calls"
 )
 
@@ -123,8 +124,9 @@ func appendKnown(attributes []attribute.KeyValue, key attribute.Key, value strin
 	return append(attributes, key.String(value))
 }
 
-// memo remembers what was made of each key, because building an attribute set costs more than the rest of a measurement.
-// There are few keys, all soon known: a read takes no lock and allocates nothing, a new key copies the whole map.
+// memo remembers what was made of each key, because building an attribute set costs more than the rest of a
+// measurement. There are few keys, all soon known: a read takes no lock and allocates nothing, a new key copies the
+// whole map.
 type memo[K comparable, V any] struct {
 	known  atomic.Pointer[map[K]V]
 	adding sync.Mutex

@@ -23,8 +23,8 @@ type logging struct {
 	level slog.Leveler
 }
 
-// startLogging makes slog's default logger write JSON that carries trace ids, and brings the libraries that have loggers
-// of their own to it.
+// startLogging makes slog's default logger write JSON that carries trace ids, and brings the libraries that have
+// loggers of their own to it.
 func startLogging(cfg Config) logging {
 	level := cmp.Or[slog.Leveler](cfg.LogLevel, slog.LevelInfo)
 	writer := cmp.Or[io.Writer](cfg.LogWriter, io.Discard)

@@ -22,19 +22,27 @@ type poolState struct{ idle, used, most, timeouts, waits int64 }
 // ObservePostgresPool reports the pool's connections as db.client.connection.{count,max,timeouts} and ConnectionWaits,
 // for as long as the process lives. A wait that was given up for whatever reason counts as a timeout.
 func ObservePostgresPool(pool *pgxpool.Pool) error {
-	return observePool(otel.GetMeterProvider(), "postgres", func() poolState {
+	return observePool(otel.GetMeterProvider(), "postgres", postgresPoolState(pool))
+}
+
+// ObserveRedisPool reports the client's connections in the same way. go-redis keeps a second pool for pipelines; the
+// two are added up. Connections of subscriptions belong to neither.
+func ObserveRedisPool(client *redis.Client) error {
+	return observePool(otel.GetMeterProvider(), "redis", redisPoolState(client))
+}
+
+func postgresPoolState(pool *pgxpool.Pool) func() poolState {
+	return func() poolState {
 		s := pool.Stat()
 		return poolState{
 			idle: int64(s.IdleConns()), used: int64(s.AcquiredConns()), most: int64(s.MaxConns()),
 			timeouts: s.CanceledAcquireCount(), waits: s.EmptyAcquireCount(),
 		}
-	})
+	}
 }
 
-// ObserveRedisPool reports the client's connections in the same way. go-redis keeps a second pool for pipelines; the two
-// are added up. Connections of subscriptions belong to neither.
-func ObserveRedisPool(client *redis.Client) error {
-	return observePool(otel.GetMeterProvider(), "redis", func() poolState {
+func redisPoolState(client *redis.Client) func() poolState {
+	return func() poolState {
 		s := client.PoolStats()
 		state := poolState{
 			idle: int64(s.IdleConns), used: int64(s.TotalConns) - int64(s.IdleConns),
@@ -48,7 +56,7 @@ func ObserveRedisPool(client *redis.Client) error {
 			state.waits += int64(p.WaitCount)
 		}
 		return state
-	})
+	}
 }
 
 func observePool(provider metric.MeterProvider, name string, look func() poolState) error {

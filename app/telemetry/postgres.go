@@ -17,7 +17,7 @@ import (
 	"nervous/app/roundtrips"
 )
 
-// Postgres instruments the pool that will be made from the configuration: call it before pgxpool.NewWithConfig.
+// Postgres instruments the pool that will be made from the configuration: call it last before pgxpool.NewWithConfig.
 //
 // Every query, batch, copy, prepare and connect is a span, with or without a span around it, and so is the wait for a
 // connection where there was one to speak of. A span carries the round-trips that the server answered meanwhile; what
@@ -50,6 +50,12 @@ func instrumentPostgres(
 		},
 	}
 	readAlong(config.ConnConfig)
+	if prepare := config.AfterConnect; prepare != nil {
+		// Like the connection itself it will serve whoever comes, and not only the request that opened it.
+		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			return prepare(roundtrips.With(ctx, nil), conn)
+		}
+	}
 	return nil
 }
 
@@ -151,7 +157,7 @@ func (t *postgresTracer) TraceAcquireStart(
 func (t *postgresTracer) TraceAcquireEnd(
 	ctx context.Context, _ *pgxpool.Pool, data pgxpool.TraceAcquireEndData,
 ) {
-	const worthASpan = time.Millisecond
+	const worthASpan = 2 * time.Millisecond
 	begun, _ := ctx.Value(acquireKey{}).(time.Time)
 	trips := takeRoundTrips(data.Conn)
 	if trips == 0 && data.Err == nil && time.Since(begun) < worthASpan {

@@ -66,8 +66,8 @@ func addRedisHooks(client *redis.Client, book *ledger, tracers trace.TracerProvi
 		redisotel.WithTracerProvider(tracers),
 		redisotel.WithDBStatement(false), // the statement is every key and value, a lock's token among them
 		redisotel.WithCallerEnabled(false),
-		// By default it starts no span for a HELLO that carries a password, lest the statement showed it. Then our inner
-		// hook would describe the caller's span instead.
+		// By default it starts no span for a HELLO that carries a password, lest the statement showed it. Then our
+		// inner hook would describe the caller's span instead.
 		redisotel.WithCommandFilter(func(redis.Cmder) bool { return false }),
 		redisotel.WithCommandsFilter(func([]redis.Cmder) bool { return false }),
 	)

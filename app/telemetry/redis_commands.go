@@ -9,8 +9,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// command tells Redis commands apart as `INFO commandstats` does, in lower case: get, or client with the detail setname.
-// The detail of a script's call is the script's name. Keys and values are no part of it.
+// command tells Redis commands apart as `INFO commandstats` does, in lower case: get, or client with the detail
+// setname. The detail of a script's call is the script's name. Keys and values are no part of it.
 type command struct{ name, detail string }
 
 func commandOf(cmd redis.Cmder) command {
@@ -90,8 +90,8 @@ func firstFault(cmds []redis.Cmder, err error) error {
 	return err
 }
 
-// RedisScript gives a script the name that its calls carry as db.stored_procedure.name, in spans and in metrics. Call it
-// where the program is wired, before the script is used. A script that was given no name has none.
+// RedisScript gives a script the name that its calls carry as db.stored_procedure.name, in spans and in metrics. Call
+// it where the program is wired, before the script is used. A script that was given no name has none.
 func RedisScript(name string, script *redis.Script) { scripts.add(name, script.Hash()) }
 
 // scripts are the named ones of this process, known by the hash of their text, which is the same on every server.

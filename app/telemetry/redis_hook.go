@@ -22,7 +22,8 @@ type redisHook struct {
 type described struct {
 	operation
 	attributes []attribute.KeyValue
-	// forConnection: it serves every later user of the connection, so the request that happened to open it is not charged.
+	// forConnection: it serves every later user of the connection, so the request that happened to open it is not
+	// charged.
 	forConnection bool
 }
 
@@ -98,8 +99,13 @@ func (h *redisHook) describe(c command) described {
 
 func (h *redisHook) describePipeline(cmds []redis.Cmder) described {
 	var contents contents
+	var last command
+	var inCapitals string
 	for _, cmd := range cmds {
-		contents.add(h.known.get(commandOf(cmd), h.describe).name)
+		if c := commandOf(cmd); c != last { // mostly it is the same a thousand times
+			last, inCapitals = c, h.known.get(c, h.describe).name
+		}
+		contents.add(inCapitals)
 	}
 	first, size := commandOf(cmds[0]), len(cmds)
 	name := "PIPELINE"

@@ -10,8 +10,8 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
-// spanCounter counts the spans of calls to stores as they end, and the calls that they account for. It sees exactly what
-// the exporter is given, so its sums are our side of the audit's ledger; the servers' own counters are the other.
+// spanCounter counts the spans of calls to stores as they end, and the calls that they account for. It sees exactly
+// what the exporter is given, so its sums are our side of the audit's ledger; the servers' own counters are the other.
 type spanCounter struct {
 	spans, calls metric.Int64Counter
 	labels       memo[label, []metric.AddOption]

@@ -60,21 +60,38 @@ func Start(ctx context.Context, cfg Config) (shutdown func(context.Context) erro
 		propagation.TraceContext{}, propagation.Baggage{}))
 	logs := startLogging(cfg)
 
-	var running providers
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
-		return running.shutdown, nil
+		return func(context.Context) error { return nil }, nil
 	}
 	described, err := describe(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	// Metrics come first: exporters and processors look for the meter provider, to count what they lose, as they are made.
-	for _, start := range []func() error{
-		func() error { return running.startMetrics(ctx, described) },
-		func() error { return running.startTraces(ctx, described) },
-		func() error { return running.startLogs(ctx, described, logs) },
+	running := providers{resource: described, logs: logs}
+	var wanted []func(context.Context) error
+	// Metrics come first: exporters and processors look for the meter provider, to count what they lose, as they are
+	// made.
+	for _, signal := range []struct {
+		variable string
+		start    func(context.Context) error
+	}{
+		{"OTEL_METRICS_EXPORTER", running.startMetrics},
+		{"OTEL_TRACES_EXPORTER", running.startTraces},
+		{"OTEL_LOGS_EXPORTER", running.startLogs},
 	} {
-		if err := start(); err != nil {
+		switch value := os.Getenv(signal.variable); value {
+		case "", "otlp":
+			wanted = append(wanted, signal.start)
+		case "none":
+		default:
+			err = errors.Join(err, fmt.Errorf("%s=%s: must be otlp or none", signal.variable, value))
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, start := range wanted {
+		if err := start(ctx); err != nil {
 			return nil, errors.Join(err, running.shutdown(ctx))
 		}
 	}
@@ -92,7 +109,11 @@ func describe(ctx context.Context, cfg Config) (*resource.Resource, error) {
 }
 
 // providers are the signals that were started: each adds what ends it.
-type providers struct{ ends []func(context.Context) error }
+type providers struct {
+	resource *resource.Resource
+	logs     logging
+	ends     []func(context.Context) error
+}
 
 // shutdown ends all signals at once, so that one silent backend does not use up the time of the others.
 func (p *providers) shutdown(ctx context.Context) error {
@@ -105,10 +126,7 @@ func (p *providers) shutdown(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-func (p *providers) startMetrics(ctx context.Context, described *resource.Resource) error {
-	if exported, err := exported("OTEL_METRICS_EXPORTER"); !exported {
-		return err
-	}
+func (p *providers) startMetrics(ctx context.Context) error {
 	exporter, err := otlpmetrichttp.New(ctx)
 	if err != nil {
 		return fmt.Errorf("export metrics: %w", err)
@@ -118,7 +136,7 @@ func (p *providers) startMetrics(ctx context.Context, described *resource.Resour
 		options = append(options, sdkmetric.WithInterval(15*time.Second)) // the SDK's minute is too coarse for a spike
 	}
 	provider := sdkmetric.NewMeterProvider(
-		sdkmetric.WithResource(described),
+		sdkmetric.WithResource(p.resource),
 		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter, options...)),
 		sdkmetric.WithView(view),
 	)
@@ -127,15 +145,12 @@ func (p *providers) startMetrics(ctx context.Context, described *resource.Resour
 	return runtime.Start(runtime.WithMeterProvider(provider))
 }
 
-func (p *providers) startTraces(ctx context.Context, described *resource.Resource) error {
-	if exported, err := exported("OTEL_TRACES_EXPORTER"); !exported {
-		return err
-	}
+func (p *providers) startTraces(ctx context.Context) error {
 	exporter, err := otlptracehttp.New(ctx)
 	if err != nil {
 		return fmt.Errorf("export traces: %w", err)
 	}
-	// The SDK's queue of 2,048 and batches of 512 lost 38 to 77 % of the spans in bursts of 5,000 to 20,000.
+	// A spike makes thousands of spans in an instant, which the SDK's queue of 2,048 and batches of 512 would drop.
 	var batching []sdktrace.BatchSpanProcessorOption
 	if unset("OTEL_BSP_MAX_QUEUE_SIZE") {
 		batching = append(batching, sdktrace.WithMaxQueueSize(32768))
@@ -148,7 +163,7 @@ func (p *providers) startTraces(ctx context.Context, described *resource.Resourc
 		return err
 	}
 	provider := sdktrace.NewTracerProvider(append(sampling(),
-		sdktrace.WithResource(described),
+		sdktrace.WithResource(p.resource),
 		sdktrace.WithSpanProcessor(counting),
 		sdktrace.WithBatcher(exporter, batching...),
 	)...)
@@ -166,33 +181,18 @@ func sampling() []sdktrace.TracerProviderOption {
 	return nil
 }
 
-func (p *providers) startLogs(ctx context.Context, described *resource.Resource, logs logging) error {
-	if exported, err := exported("OTEL_LOGS_EXPORTER"); !exported {
-		return err
-	}
+func (p *providers) startLogs(ctx context.Context) error {
 	exporter, err := otlploghttp.New(ctx)
 	if err != nil {
 		return fmt.Errorf("export logs: %w", err)
 	}
 	provider := sdklog.NewLoggerProvider(
-		sdklog.WithResource(described),
+		sdklog.WithResource(p.resource),
 		sdklog.WithProcessor(sdklog.NewBatchProcessor(exporter)),
 	)
 	p.ends = append(p.ends, provider.Shutdown)
-	logs.alsoTo(provider)
+	p.logs.alsoTo(provider)
 	return nil
-}
-
-// exported says whether the signal that the variable rules leaves this process.
-func exported(variable string) (bool, error) {
-	switch value := os.Getenv(variable); value {
-	case "", "otlp":
-		return true, nil
-	case "none":
-		return false, nil
-	default:
-		return false, fmt.Errorf("%s=%s: must be otlp or none", variable, value)
-	}
 }
 
 func unset(variable string) bool { return os.Getenv(variable) == "" }

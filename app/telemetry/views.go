@@ -15,7 +15,7 @@ var boundaries = map[string][]float64{
 		0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5,
 		0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 30, 60,
 	},
-	// A GET over loopback takes 0.05 to 0.2 ms.
+	// From a GET over loopback to the statement time-out.
 	"db.client.operation.duration": {
 		0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
 		1.5, 2, 3, 5, 10, 30,
@@ -40,8 +40,8 @@ var seconds = []float64{
 	0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 }
 
-// view decides how each instrument is aggregated. It is one function and not a list of views, because an instrument that
-// two views match is exported twice.
+// view decides how each instrument is aggregated. It is one function and not a list of views, because an instrument
+// that two views match is exported twice.
 func view(instrument sdkmetric.Instrument) (sdkmetric.Stream, bool) {
 	stream := sdkmetric.Stream{
 		Name: instrument.Name, Description: instrument.Description, Unit: instrument.Unit,

@@ -6,10 +6,10 @@
 const CACHE_STATUS = {
   hit: /; hit(?!.*detail=stale)/,
   stale: /; hit;.*detail=stale/,
-  miss: /; fwd=miss;.*stored/,
-  wait: /; fwd=miss;.*collapsed/,
+  miss: /; fwd=miss(?!.*(collapsed|detail=error))/,
+  wait: /; fwd=miss; collapsed/,
   bypass: /; fwd=bypass/,
-  error: /; fwd=bypass/,
+  error: /; fwd=miss; detail=error/,
 };
 
 // The bounded set of results, for tags and tables.

@@ -4,7 +4,7 @@
 // empty list of thresholds names a set without promising anything, which is how a table by phase is possible at all.
 
 import { check } from 'k6';
-import { Counter, Rate, Trend } from 'k6/metrics';
+import { Counter, Gauge, Rate, Trend } from 'k6/metrics';
 import { readFacts, RESULTS } from './answer.js';
 import { TRENDING_POSTS } from './slo.js';
 
@@ -14,9 +14,18 @@ const hitDuration = new Trend('hit_duration', true);
 const cacheResults = new Counter('cache_results');
 const cacheHit = new Rate('cache_hit');
 const fills = new Counter('fills');
+const phaseRunning = new Gauge('phase_running');
 
 // The statistics that a row needs of every trend.
 export const TREND_STATS = ['avg', 'med', 'p(95)', 'p(99)', 'max', 'count'];
+
+// Say when a phase begins and ends; dashboards draw it as a region behind every graph.
+export function begin(phase) {
+  phaseRunning.add(1, { phase });
+}
+export function end(phase) {
+  phaseRunning.add(0, { phase });
+}
 
 // Records one answer of a phase, and checks what must be true of every answer at any speed. A failure is counted by k6
 // itself (http_req_failed) and says nothing about the cache.

@@ -1,0 +1,221 @@
+// Package dashboards_test holds the dashboards to what a reader may expect of every panel: it says what it answers and
+// how to read it, it names metrics that the code exports, and a strategy has the same colour everywhere.
+package dashboards_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"nervous/app/trending"
+)
+
+// The parts of Grafana's classic dashboard JSON that the tests look at.
+type (
+	dashboard struct {
+		UID           string
+		Title         string
+		Description   string
+		Refresh       string
+		SchemaVersion int
+		Time          struct{ From, To string }
+		Links         []struct{ Title, URL, Tooltip string }
+		Annotations   struct {
+			List []struct {
+				Name       string
+				Expr       string
+				Datasource datasource
+			}
+		}
+		Panels []panel
+	}
+	panel struct {
+		ID              int
+		Type            string
+		Title           string
+		Description     string
+		GridPos         area
+		Datasource      datasource
+		Targets         []target
+		Transformations []any
+		FieldConfig     struct {
+			Defaults  struct{ Unit string }
+			Overrides []override
+		}
+	}
+	datasource struct{ Type, UID string }
+	area       struct{ X, Y, W, H int }
+	target     struct {
+		RefID        string
+		Expr         string
+		LegendFormat string
+		Instant      bool
+		Exemplar     bool
+		Datasource   datasource
+	}
+	override struct {
+		Matcher    struct{ ID, Options string }
+		Properties []struct {
+			ID    string
+			Value json.RawMessage
+		}
+	}
+)
+
+// colours are the strategies' own, from naive to protected.
+var colours = map[trending.Strategy]string{
+	trending.NPlusOne: "red",
+	trending.Preload:  "orange",
+	trending.TTL:      "yellow",
+	trending.Lease:    "green",
+}
+
+func load(t *testing.T) []dashboard {
+	t.Helper()
+	paths, err := filepath.Glob("*.json")
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	dashboards := make([]dashboard, len(paths))
+	for i, path := range paths {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(content, &dashboards[i]), path)
+		require.Equal(t, path, dashboards[i].UID+".json", "links find a dashboard by its uid, people by its file")
+	}
+	return dashboards
+}
+
+// forEach runs a test once for each dashboard.
+func forEach(t *testing.T, test func(*testing.T, dashboard)) {
+	t.Helper()
+	for _, d := range load(t) {
+		t.Run(d.UID, func(t *testing.T) {
+			t.Parallel()
+			test(t, d)
+		})
+	}
+}
+
+// graphs are the panels that show data.
+func (d dashboard) graphs() []panel {
+	var graphs []panel
+	for _, p := range d.Panels {
+		if p.Type != "row" && p.Type != "text" {
+			graphs = append(graphs, p)
+		}
+	}
+	return graphs
+}
+
+func TestDashboardsAreProvisionable(t *testing.T) {
+	t.Parallel()
+	forEach(t, func(t *testing.T, d dashboard) {
+		require.NotEmpty(t, d.Title)
+		require.NotEmpty(t, d.Description)
+		require.LessOrEqual(t, d.SchemaVersion, 42, "newer schemas are not reliable as files")
+		require.Equal(t, "5s", d.Refresh, "the interval at which samples arrive")
+		require.Equal(t, "now-15m", d.Time.From, "a demo is minutes long")
+		for _, link := range d.Links {
+			require.NotEmpty(t, link.Tooltip, link.Title)
+			if uid, ours := strings.CutPrefix(link.URL, "/d/"); ours {
+				require.FileExists(t, uid+".json", "the link %q leads nowhere", link.Title)
+			}
+		}
+	})
+}
+
+func TestPanelsExplainThemselves(t *testing.T) {
+	t.Parallel()
+	forEach(t, func(t *testing.T, d dashboard) {
+		for _, p := range d.graphs() {
+			require.NotEmpty(t, p.Title, "panel %d", p.ID)
+			require.Greater(t, len(p.Description), 40, "%q: how is it to be read?", p.Title)
+			require.NotEmpty(t, p.FieldConfig.Defaults.Unit, "%q: a number without a unit", p.Title)
+			require.NotEmpty(t, p.Targets, "%q shows nothing", p.Title)
+			require.Equal(t, datasource{"prometheus", "prometheus"}, p.Datasource, p.Title)
+			for _, target := range p.Targets {
+				require.Equal(t, p.Datasource, target.Datasource, "%q, query %s", p.Title, target.RefID)
+			}
+		}
+	})
+}
+
+func TestPanelsHaveTheirPlace(t *testing.T) {
+	t.Parallel()
+	forEach(t, func(t *testing.T, d dashboard) {
+		ids := map[int]string{}
+		for i, p := range d.Panels {
+			require.NotContains(t, ids, p.ID, "%q has the id of another panel", p.Title)
+			ids[p.ID] = p.Title
+			require.LessOrEqual(t, p.GridPos.X+p.GridPos.W, 24, "%q leaves the page", p.Title)
+			for _, other := range d.Panels[:i] {
+				require.False(t, p.GridPos.overlaps(other.GridPos), "%q covers %q", p.Title, other.Title)
+			}
+			refs := map[string]bool{}
+			for _, target := range p.Targets {
+				require.False(t, refs[target.RefID], "%q has two queries %s", p.Title, target.RefID)
+				refs[target.RefID] = true
+			}
+		}
+	})
+}
+
+func (a area) overlaps(b area) bool {
+	return a.X < b.X+b.W && b.X < a.X+a.W && a.Y < b.Y+b.H && b.Y < a.Y+a.H
+}
+
+func TestStrategiesKeepTheirColours(t *testing.T) {
+	t.Parallel()
+	require.Len(t, colours, len(trending.Strategies()))
+	forEach(t, func(t *testing.T, d dashboard) {
+		for _, p := range d.graphs() {
+			painted := p.colours(t)
+			for _, strategy := range trending.Strategies() {
+				colour, found := painted[string(strategy)]
+				if found || p.splitsByStrategy() {
+					require.Equal(t, colours[strategy], colour, "%q, %s", p.Title, strategy)
+				}
+			}
+		}
+	})
+}
+
+func (p panel) splitsByStrategy() bool {
+	for _, target := range p.Targets {
+		if target.LegendFormat == "{{strategy}}" {
+			return true
+		}
+	}
+	return false
+}
+
+// colours returns the colours that the panel gives to series, by name, and to the texts of a table.
+func (p panel) colours(t *testing.T) map[string]string {
+	t.Helper()
+	painted := map[string]string{}
+	for _, o := range p.FieldConfig.Overrides {
+		for _, property := range o.Properties {
+			switch property.ID {
+			case "color":
+				var colour struct{ FixedColor string }
+				require.NoError(t, json.Unmarshal(property.Value, &colour))
+				painted[o.Matcher.Options] = colour.FixedColor
+			case "mappings":
+				var mappings []struct {
+					Options map[string]struct{ Color string }
+				}
+				require.NoError(t, json.Unmarshal(property.Value, &mappings))
+				for _, mapping := range mappings {
+					for text, option := range mapping.Options {
+						painted[text] = option.Color
+					}
+				}
+			}
+		}
+	}
+	return painted
+}

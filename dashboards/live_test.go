@@ -1,0 +1,87 @@
+package dashboards_test
+
+import (
+	"encoding/json"
+	"math"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// An empty panel is a promise that was never looked at. With PROMETHEUS_URL this asks every panel's query of a server
+// that has seen loadtest/trending.js in the last 15 minutes; there is nothing to ask without one.
+//
+//	PROMETHEUS_URL=http://127.0.0.1:9090 go test -count=1 -run TestPanelsHaveData ./dashboards
+func TestPanelsHaveData(t *testing.T) {
+	t.Parallel()
+	server := os.Getenv("PROMETHEUS_URL")
+	if server == "" {
+		t.Skip("PROMETHEUS_URL is not set")
+	}
+	forEach(t, func(t *testing.T, d dashboard) {
+		for _, p := range d.graphs() {
+			for _, target := range p.Targets {
+				if !hasData(t, server, target) {
+					t.Errorf("%q, query %s is empty: %s", p.Title, target.RefID, target.Expr)
+				}
+			}
+		}
+	})
+}
+
+// What Grafana would put in for a range of 15 minutes and samples every 5 s.
+var asGrafana = strings.NewReplacer("$__rate_interval", "20s", "$__range", "900s")
+
+func hasData(t *testing.T, server string, asked target) bool {
+	t.Helper()
+	now := time.Now()
+	path, form := "/api/v1/query", url.Values{"query": {asGrafana.Replace(asked.Expr)}}
+	if !asked.Instant {
+		path = "/api/v1/query_range"
+		form.Set("start", seconds(now.Add(-15*time.Minute)))
+		form.Set("end", seconds(now))
+		form.Set("step", "5s")
+	}
+	response, err := http.PostForm(server+path, form)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	var answer struct {
+		Error string
+		Data  struct {
+			Result []struct {
+				Value  sample
+				Values []sample
+			}
+		}
+	}
+	require.NoError(t, json.NewDecoder(response.Body).Decode(&answer))
+	require.Empty(t, answer.Error, asked.Expr)
+	for _, series := range answer.Data.Result {
+		for _, s := range append(series.Values, series.Value) {
+			if s.isNumber() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func seconds(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
+
+// sample is Prometheus's pair of a time and a number in quotes.
+type sample []any
+
+func (s sample) isNumber() bool {
+	if len(s) != 2 {
+		return false
+	}
+	text, _ := s[1].(string)
+	value, err := strconv.ParseFloat(text, 64)
+	return err == nil && !math.IsNaN(value)
+}

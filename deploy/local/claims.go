@@ -1,0 +1,121 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+)
+
+// claim is one sentence that the deployment must live up to, and how it is judged. The ids are public: the README's
+// table and later comparisons are made from them.
+type claim struct {
+	id      string
+	says    string
+	unit    string
+	measure func(measurements) *float64 // nil when the run has no sample of it
+	holds   func(float64) bool          // nil for what is only reported
+}
+
+// measurements is what a run finds out: by this program, and by the load script, phase by phase.
+type measurements struct {
+	ready  time.Duration
+	phases map[string]phase
+}
+
+// phase is one phase of loadtest/trending.js as its summary reports it, as far as a claim needs it. What has no sample
+// is nil.
+type phase struct {
+	Requests           *float64 `json:"requests"`
+	Failed             *float64 `json:"failed"`
+	P50                *float64 `json:"p50_ms"`
+	HitP95             *float64 `json:"hit_p95_ms"`
+	Fills              *float64 `json:"fills"`
+	DBRoundTrips       *float64 `json:"db_round_trips_median"`
+	DBRoundTripsOfHits *float64 `json:"db_round_trips_median_hit"`
+}
+
+// claims is the table. A later pattern adds its rows; one that a run cannot measure yet is left out, not guessed.
+func claims() []claim {
+	return []claim{{
+		id:   "trending.cold_query_ms",
+		says: "one uncached answer is slow: a second or two on two cores (reported)",
+		unit: "ms", measure: of("alone", func(p phase) *float64 { return p.P50 }),
+	}, {
+		id:   "trending.n_plus_one.db_round_trips_per_request",
+		says: "N+1 asks Postgres for the list, then once a post: 11",
+		unit: "round-trips", measure: of("n_plus_one", func(p phase) *float64 { return p.DBRoundTrips }), holds: equals(11),
+	}, {
+		id:   "trending.preload.db_round_trips_per_request",
+		says: "preloading, memory inside one request, asks twice: 2",
+		unit: "round-trips", measure: of("preload", func(p phase) *float64 { return p.DBRoundTrips }), holds: equals(2),
+	}, {
+		id:   "trending.lease.db_round_trips_per_hit",
+		says: "shared memory answers without Postgres: 0",
+		unit: "round-trips", measure: of("spike", func(p phase) *float64 { return p.DBRoundTripsOfHits }), holds: equals(0),
+	}, {
+		id:   "trending.ttl.fills",
+		says: "an unprotected cache stampedes: 20 cold requests, about 20 queries",
+		unit: "fills", measure: of("ttl", func(p phase) *float64 { return p.Fills }), holds: atLeast(10),
+	}, {
+		id:   "trending.lease.fills",
+		says: "the lease lets one of 1,000 cold requests on 3 replicas query: 1",
+		unit: "fills", measure: of("lease_1000", func(p phase) *float64 { return p.Fills }), holds: equals(1),
+	}, {
+		id:   "trending.lease.hit_p95_ms",
+		says: "hits stay fast in the spike, 300 a second: p95 below 200 ms",
+		unit: "ms", measure: of("spike", func(p phase) *float64 { return p.HitP95 }), holds: below(200),
+	}, {
+		id:   "deploy.ready_seconds",
+		says: "data loaded and three replicas ready behind the door in under 60 s",
+		unit: "s", measure: func(m measurements) *float64 { return new(m.ready.Seconds()) }, holds: below(60),
+	}}
+}
+
+func of(name string, figure func(phase) *float64) func(measurements) *float64 {
+	return func(m measurements) *float64 { return figure(m.phases[name]) }
+}
+
+func equals(want float64) func(float64) bool  { return func(got float64) bool { return got == want } }
+func atLeast(want float64) func(float64) bool { return func(got float64) bool { return got >= want } }
+func below(limit float64) func(float64) bool  { return func(got float64) bool { return got < limit } }
+
+// verdict is a claim that was judged, as it stands in the JSON file.
+type verdict struct {
+	ID       string   `json:"id"`
+	Says     string   `json:"says"`
+	Measured *float64 `json:"measured"`
+	Unit     string   `json:"unit"`
+	Holds    bool     `json:"holds"`
+
+	reported bool
+}
+
+// judge holds each claim against what was measured. A claim without a measurement does not hold.
+func judge(m measurements) []verdict {
+	var verdicts []verdict
+	for _, c := range claims() {
+		v := verdict{ID: c.id, Says: c.says, Unit: c.unit, Measured: c.measure(m), reported: c.holds == nil}
+		v.Holds = v.Measured != nil && (c.holds == nil || c.holds(*v.Measured))
+		verdicts = append(verdicts, v)
+	}
+	return verdicts
+}
+
+// loadResults is the file that a load script leaves (RESULTS).
+type loadResults struct {
+	Phases           map[string]phase `json:"phases"`
+	ThresholdsPassed bool             `json:"thresholds_passed"`
+}
+
+func readResults(path string) (loadResults, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return loadResults{}, fmt.Errorf("the load script left no results: %w", err)
+	}
+	var results loadResults
+	if err := json.Unmarshal(text, &results); err != nil {
+		return loadResults{}, fmt.Errorf("the load script's results: %w", err)
+	}
+	return results, nil
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// installed says which of the parts that can be done without this machine has. They run where they are found, with the
+// configuration that compose mounts.
+type installed struct {
+	collector, tempo, loki, grafana bool
+	grafanaHome                     string
+}
+
+func whatIsInstalled() installed {
+	has := installed{collector: onPath("otelcol-contrib"), tempo: onPath("tempo"), loki: onPath("loki")}
+	// Grafana wants to be told where its web pages are; these are the places of its packages.
+	for _, home := range []string{
+		"/usr/share/grafana", "/opt/homebrew/opt/grafana/share/grafana", "/usr/local/opt/grafana/share/grafana",
+	} {
+		if _, err := os.Stat(filepath.Join(home, "conf", "defaults.ini")); err == nil && onPath("grafana") {
+			has.grafana, has.grafanaHome = true, home
+		}
+	}
+	return has
+}
+
+// without names the parts that are missing, for a sentence to the person; "" when none is.
+func (i installed) without() string {
+	var names []string
+	for _, p := range []struct {
+		there bool
+		name  string
+	}{{i.collector, "collector (otelcol-contrib)"}, {i.tempo, "Tempo"}, {i.loki, "Loki"}, {i.grafana, "Grafana"}} {
+		if !p.there {
+			names = append(names, p.name)
+		}
+	}
+	return strings.Join(names, " and no ")
+}
+
+func onPath(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
+}
+
+// needed are the programs without which nothing works; ./deploy/local/up puts them on PATH.
+func needed() error {
+	for _, program := range []string{"k6", "prometheus", "caddy"} {
+		if !onPath(program) {
+			return fmt.Errorf("%s is not on PATH; start with ./deploy/local/up, which installs what is missing", program)
+		}
+	}
+	return nil
+}

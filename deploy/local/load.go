@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+)
+
+// compare runs the load script while the graph shows it, prints its tables, and returns what it found. A script that
+// missed a threshold has found something too; its results say so.
+func (d *deployment) compare(ctx context.Context, g *graph) (loadResults, error) {
+	reserved, dashboard, err := serve(0, nil)
+	if err != nil {
+		return loadResults{}, err
+	}
+	reserved.Close() // k6 takes it next
+	results, report := filepath.Join(d.dir, "trending.json"), filepath.Join(d.dir, "trending.html")
+	d.say("the load script runs: a spike, then each strategy's cold burst. Two minutes; watch it at %s", d.at.graph.url())
+	g.begin(&url.URL{Scheme: "http", Host: dashboard.address()})
+	script := d.loadScript(results, report, dashboard)
+	finish := signOfLife()
+	failure := d.parts.run(ctx, script)
+	finish()
+	g.finish(report)
+	if ctx.Err() != nil {
+		return loadResults{}, failure
+	}
+	found, err := readResults(results)
+	if err != nil && failure != nil {
+		return loadResults{}, failure // it did not come so far as to have results
+	}
+	if tables, err := os.ReadFile(d.parts.log(script.name)); err == nil {
+		fmt.Fprintf(d.out, "%s", tables)
+	}
+	return found, err
+}
+
+// signOfLife shows on a terminal that something is going on, and for how long, until finish is called.
+func signOfLife() (finish func()) {
+	if !term.IsTerminal(int(os.Stdout.Fd())) {
+		return func() {}
+	}
+	spinner := progressbar.NewOptions(-1, progressbar.OptionSetWriter(os.Stdout), progressbar.OptionSpinnerType(14),
+		progressbar.OptionSetDescription("         it runs"), progressbar.OptionClearOnFinish())
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				_ = spinner.Finish()
+				return
+			case <-tick.C:
+				_ = spinner.Add(1)
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// The parts, one function each: what docker-compose.yml says of them in its own way. The configuration files are the
+// same ones; only addresses and folders differ, and come from the environment.
+
+// The settings of Postgres, Redis and Prometheus stand in docker-compose.yml with their reasons; a test holds these to
+// them. What neither says stays as it is: fsync and synchronous commit are on, or the round-trips that this project
+// saves would look cheaper than they are.
+var (
+	postgresSettings = map[string]string{
+		"shared_preload_libraries": "pg_stat_statements", "max_connections": "100", "shared_buffers": "256MB",
+		"max_parallel_workers_per_gather": "0", "max_wal_size": "4GB",
+	}
+	redisSettings = map[string]string{
+		"appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory": "256mb", "maxmemory-policy": "volatile-lru",
+	}
+	prometheusFlags = []string{
+		"--storage.tsdb.retention.time=24h", "--web.enable-otlp-receiver", "--web.enable-remote-write-receiver",
+		"--enable-feature=exemplar-storage,created-timestamp-zero-ingestion", "--query.lookback-delta=30s",
+	}
+)
+
+func (d *deployment) prometheus() (part, error) {
+	// A copy without scrape/: there are no exporters here, and a target that cannot exist would look like a fault.
+	home := filepath.Join(d.dir, "prometheus")
+	if err := os.CopyFS(filepath.Join(home, "rules"), os.DirFS(d.path("deploy/prometheus/rules"))); err != nil {
+		return part{}, fmt.Errorf("prometheus: %w", err)
+	}
+	config, err := os.ReadFile(d.path("deploy/prometheus/prometheus.yml"))
+	if err != nil {
+		return part{}, fmt.Errorf("prometheus: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(home, "prometheus.yml"), config, 0o600); err != nil {
+		return part{}, fmt.Errorf("prometheus: %w", err)
+	}
+	return part{name: "prometheus", ready: d.at.prometheus.url() + "/-/ready", command: append([]string{
+		"prometheus", "--config.file=" + filepath.Join(home, "prometheus.yml"),
+		"--storage.tsdb.path=" + filepath.Join(home, "data"), "--web.listen-address=" + d.at.prometheus.address(),
+	}, prometheusFlags...)}, nil
+}
+
+func (d *deployment) tempo() part {
+	return part{name: "tempo", ready: d.at.tempo.url() + "/ready", env: d.endpoints(), command: []string{
+		"tempo", "-config.file=" + d.path("deploy/tempo.yaml"), "-config.expand-env=true",
+	}}
+}
+
+func (d *deployment) loki() part {
+	return part{name: "loki", ready: d.at.loki.url() + "/ready", env: d.endpoints(), command: []string{
+		"loki", "-config.file=" + d.path("deploy/loki.yaml"), "-config.expand-env=true",
+	}}
+}
+
+func (d *deployment) collector() part {
+	return part{name: "otelcol-contrib", ready: d.at.collectorHealth.url(), env: d.endpoints(), command: []string{
+		"otelcol-contrib", "--config=" + d.path("otel-collector.yaml"),
+	}}
+}
+
+func (d *deployment) grafana() part {
+	data := filepath.Join(d.dir, "grafana")
+	return part{name: "grafana", ready: d.at.grafana.url() + "/api/health", command: []string{
+		"grafana", "server", "--homepath", d.has.grafanaHome,
+	}, env: append(d.endpoints(),
+		"GF_SERVER_HTTP_ADDR=127.0.0.1", fmt.Sprintf("GF_SERVER_HTTP_PORT=%d", d.at.grafana.port),
+		"GF_PATHS_DATA="+data, "GF_PATHS_LOGS="+data, "GF_PATHS_PLUGINS="+filepath.Join(data, "plugins"),
+		"GF_PATHS_PROVISIONING="+d.path("deploy/grafana/provisioning"), "DASHBOARDS="+d.path("dashboards"),
+		"GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH="+d.path("dashboards/overview.json"),
+		"GF_AUTH_ANONYMOUS_ENABLED=true", "GF_AUTH_ANONYMOUS_ORG_ROLE=Viewer", "GF_USERS_VIEWERS_CAN_EDIT=true",
+		"GF_PLUGINS_PREINSTALL_DISABLED=true", "GF_ANALYTICS_REPORTING_ENABLED=false",
+		"GF_ANALYTICS_CHECK_FOR_UPDATES=false", "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES=false",
+	)}
+}
+
+// app is one of the binary's one-shot commands. It talks to the person: seeding shows how far it is.
+func (d *deployment) app(arguments ...string) part {
+	return part{name: "app " + arguments[0], output: os.Stdout, env: []string{"DATABASE_URL=" + d.databaseURL},
+		command: append([]string{d.path("app/app")}, arguments...)}
+}
+
+func (d *deployment) replica(i int) part {
+	name := fmt.Sprintf("app-%d", i+1)
+	metrics := d.at.prometheus.url() + "/api/v1/otlp/v1/metrics"
+	logs := "OTEL_LOGS_EXPORTER=none"
+	if d.has.collector {
+		metrics = d.at.collector.url() + "/v1/metrics"
+	}
+	if d.has.collector && d.has.loki {
+		logs = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=" + d.at.collector.url() + "/v1/logs"
+	}
+	return part{name: name, ready: d.at.replicas[i].url() + "/readyz", command: []string{d.path("app/app"), "serve"},
+		env: []string{
+			"LISTEN_ADDR=" + d.at.replicas[i].address(), "REPLICA_ID=" + name,
+			"DATABASE_URL=" + d.databaseURL, "REDIS_URL=" + d.redisURL,
+			// The demonstration: a caller may ask for a naive strategy and see what it costs.
+			"ALLOW_STRATEGY_OVERRIDE=true",
+			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + d.receiver.url() + "/v1/traces",
+			"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=" + metrics, logs,
+			// At the usual intervals a spike would be over before its first point and its first trace are there.
+			"OTEL_METRIC_EXPORT_INTERVAL=5000", "OTEL_BSP_SCHEDULE_DELAY=1000",
+			// Lost spans become a metric instead of a gap, and a counter says when it was born, so that its first event counts.
+			"OTEL_GO_X_OBSERVABILITY=true", "OTEL_GO_X_PER_SERIES_START_TIMESTAMPS=true",
+		}}
+}
+
+func (d *deployment) frontDoor() part {
+	var upstreams []string
+	for _, replica := range d.at.replicas {
+		upstreams = append(upstreams, replica.address())
+	}
+	return part{name: "caddy", ready: d.at.door.url() + "/readyz", command: []string{
+		"caddy", "run", "--adapter=caddyfile", "--config=" + d.path("deploy/Caddyfile"),
+	}, env: []string{
+		fmt.Sprintf("LISTEN=:%d", d.at.door.port), "BIND=127.0.0.1",
+		"UPSTREAMS_FROM=local", "UPSTREAMS=" + strings.Join(upstreams, " "),
+		"XDG_CONFIG_HOME=" + d.dir, "XDG_DATA_HOME=" + d.dir,
+	}}
+}
+
+// loadScript is k6 with the moving graph. Its metrics go where the replicas' go.
+func (d *deployment) loadScript(results, report string, dashboard place) part {
+	endpoint := []string{
+		"K6_OTEL_HTTP_EXPORTER_ENDPOINT=" + d.at.prometheus.address(),
+		"K6_OTEL_HTTP_EXPORTER_URL_PATH=/api/v1/otlp/v1/metrics",
+	}
+	if d.has.collector {
+		endpoint = []string{"K6_OTEL_HTTP_EXPORTER_ENDPOINT=" + d.at.collector.address()}
+	}
+	// Quiet, because its banner names the dashboard's own address, and a browser there would keep it from ending.
+	return part{name: "k6", command: []string{
+		"k6", "run", "--quiet", "--address=127.0.0.1:0", "--out=opentelemetry", "--out=web-dashboard",
+		d.path("loadtest/trending.js"),
+	}, env: append(endpoint,
+		"BASE_URL="+d.at.door.url(), "RESULTS="+results, "K6_NO_USAGE_REPORT=true",
+		"K6_OTEL_EXPORTER_PROTOCOL=http/protobuf", "K6_OTEL_HTTP_EXPORTER_INSECURE=true",
+		"K6_OTEL_METRIC_PREFIX=k6_", "K6_OTEL_EXPORT_INTERVAL=2s", "OTEL_GO_X_PER_SERIES_START_TIMESTAMPS=true",
+		"K6_WEB_DASHBOARD_HOST=127.0.0.1", fmt.Sprintf("K6_WEB_DASHBOARD_PORT=%d", dashboard.port),
+		"K6_WEB_DASHBOARD_PERIOD=1s", "K6_WEB_DASHBOARD_EXPORT="+report,
+	)}
+}
+
+// endpoints tell the shared configuration files where things are when nothing has a name on a network.
+func (d *deployment) endpoints() []string {
+	return []string{
+		"COLLECTOR_HOST=127.0.0.1", "TEMPO_HOST=127.0.0.1", "LOKI_HOST=127.0.0.1",
+		"TEMPO_OTLP_LISTEN=" + d.at.tempoIn.address(), "TEMPO_OTLP_ENDPOINT=" + d.at.tempoIn.address(),
+		"PROMETHEUS_URL=" + d.at.prometheus.url(), "LOKI_URL=" + d.at.loki.url(), "TEMPO_URL=" + d.at.tempo.url(),
+		"TEMPO_DATA=" + filepath.Join(d.dir, "tempo"), "LOKI_DATA=" + filepath.Join(d.dir, "loki"),
+	}
+}

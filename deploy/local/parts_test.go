@@ -1,0 +1,41 @@
+package main
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+)
+
+// TestSettingsAreThoseOfCompose keeps the two ways up from drifting apart: what they measure must be the same thing.
+func TestSettingsAreThoseOfCompose(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docker-compose.yml")
+	require.NoError(t, err)
+	var compose struct {
+		Services map[string]struct{ Command []string }
+	}
+	require.NoError(t, yaml.Unmarshal(text, &compose))
+
+	postgres := map[string]string{}
+	for _, argument := range compose.Services["postgres"].Command[1:] {
+		name, value, _ := strings.Cut(strings.TrimPrefix(argument, "-c"), "=")
+		postgres[name] = value
+	}
+	require.Equal(t, postgres, postgresSettings)
+
+	redis := map[string]string{}
+	for _, argument := range compose.Services["redis"].Command[1:] {
+		name, value, _ := strings.Cut(strings.TrimPrefix(argument, "--"), " ")
+		redis[name] = strings.Trim(value, `"`)
+	}
+	require.Equal(t, redis, redisSettings)
+
+	prometheus := slices.DeleteFunc(compose.Services["prometheus"].Command, func(argument string) bool {
+		return strings.HasPrefix(argument, "--config.file=") || strings.HasPrefix(argument, "--storage.tsdb.path=")
+	})
+	require.Equal(t, prometheus, prometheusFlags)
+}
