@@ -8,6 +8,7 @@ import (
 	"net/rpc"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -132,13 +133,23 @@ func (p *process) waited() map[string]int64 {
 // waiters returns once so many requests of this process wait for another's fill.
 func (p *process) waiters(n int64) {
 	p.t.Helper()
-	eventually(p.t, func() bool {
-		var waiting int64
+	eventually(p.t, func() bool { return waiting(p) == n })
+}
+
+// waiting counts the requests that wait for another's fill.
+func waiting(processes ...*process) (n int64) {
+	for _, p := range processes {
 		for _, requests := range p.metric(cache.MetricWaiters, "holder") {
-			waiting += requests
+			n += requests
 		}
-		return waiting == n
-	})
+	}
+	return n
+}
+
+// filling says whether a run of this process's loader goes on.
+func (p *process) filling() bool {
+	p.t.Helper()
+	return slices.ContainsFunc(p.fills(), func(f Fill) bool { return f.Ended == 0 })
 }
 
 // runs counts the fills of several processes.
