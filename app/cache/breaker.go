@@ -34,14 +34,23 @@ func newBreaker(name string, changed func(gobreaker.State)) breaker {
 		ReadyToTrip:   func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= breakerTrips },
 		OnStateChange: func(_ string, _, to gobreaker.State) { changed(to) },
 		IsSuccessful:  func(err error) bool { return !outOfReach(err) },
-		// The caller's impatience says nothing about Redis.
-		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
+		IsExcluded:    func(err error) bool { return errors.Is(err, errImpatient) },
 	})}
 }
 
+// errImpatient marks what went wrong once the caller had gone: that says nothing about Redis, and a few callers with
+// short deadlines must not take it away from everybody else.
+var errImpatient = errors.New("the caller has gone")
+
 // do calls Redis, or returns ErrUnavailable without doing so.
-func (b breaker) do(call func() error) error {
-	_, err := b.circuit.Execute(func() (any, error) { return nil, call() })
+func (b breaker) do(ctx context.Context, call func() error) error {
+	_, err := b.circuit.Execute(func() (any, error) {
+		err := call()
+		if err != nil && ctx.Err() != nil {
+			err = errors.Join(err, errImpatient)
+		}
+		return nil, err
+	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		return ErrUnavailable
 	}

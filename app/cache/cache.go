@@ -231,7 +231,7 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 	// Before as well as after: a request of this process that comes in between must not keep what it reads.
 	c.forget(key)
 	defer c.forget(key)
-	err := c.breaker.do(func() error {
+	err := c.breaker.do(ctx, func() error {
 		// The tombstone must outlive every fill that began before it.
 		return c.bury(ctx, key, c.options.memory())
 	})

@@ -104,7 +104,7 @@ func (c *Cache[V]) tryLease(ctx context.Context, key string, seen *entry[V]) (le
 	l := lease{token: newToken()}
 	l.value = strings.Join([]string{hex.EncodeToString(l.token[:]), traceparent(ctx), c.options.Replica}, "|")
 	var reply leaseReply[V]
-	err := c.breaker.do(func() (err error) {
+	err := c.breaker.do(ctx, func() (err error) {
 		reply, err = c.askLease(ctx, key, &l, seen)
 		return err
 	})

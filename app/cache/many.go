@@ -52,7 +52,7 @@ func (c *Cache[V]) readMany(ctx context.Context, keys []string) ([]*entry[V], er
 	if len(asked) == 0 {
 		return found, nil
 	}
-	err := c.breaker.do(func() error {
+	err := c.breaker.do(ctx, func() error {
 		replies := make([]*redis.StringCmd, len(asked))
 		// The pipeline's own error is the first of its commands'; a missing value is one.
 		c.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {

@@ -11,7 +11,7 @@ import (
 // read returns what Redis keeps for the key, fresh or stale; nil where there is nothing that can be used.
 func (c *Cache[V]) read(ctx context.Context, key string) (found *entry[V], err error) {
 	epoch := c.local.now()
-	err = c.breaker.do(func() error {
+	err = c.breaker.do(ctx, func() error {
 		// A plain GET and never a script: on a hit the script was measured to cost the server 38 times as much.
 		b, err := c.rdb.Get(ctx, c.valueKey(key)).Bytes()
 		if timedOut(err) && ctx.Err() == nil {

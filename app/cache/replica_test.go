@@ -44,7 +44,8 @@ type settings struct {
 	// Through maps the address of a Redis node to that of the proxy by which this replica reaches it.
 	Through map[string]string
 
-	TTL, StaleFor, SoftTimeout, Lease, LoadTimeout, Cooldown, LocalTTL time.Duration
+	TTL, StaleFor, SoftTimeout, Lease, LoadTimeout, Cooldown, NegativeTTL, LocalTTL time.Duration
+	MaxValueSize, Bulkhead                                                          int
 
 	// Held loaders wait until the test releases them. The others take LoadTime and answer with the time at which they
 	// began, unless Database says where to ask for it.
@@ -90,7 +91,8 @@ func serve(encoded []byte) {
 	r.cache = cache.New(r.rdb, cache.Options[string]{
 		Name: "test", Replica: s.Replica, Load: r.load,
 		TTL: s.TTL, StaleFor: s.StaleFor, SoftTimeout: s.SoftTimeout, Lease: s.Lease,
-		LoadTimeout: s.LoadTimeout, Cooldown: s.Cooldown, LocalTTL: s.LocalTTL,
+		LoadTimeout: s.LoadTimeout, Cooldown: s.Cooldown, NegativeTTL: s.NegativeTTL, LocalTTL: s.LocalTTL,
+		MaxValueSize: s.MaxValueSize, Bulkhead: s.Bulkhead,
 		MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(r.metrics)),
 	})
 	go r.cache.Run(context.Background())
