@@ -18,6 +18,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 
 	"nervous/app/cache"
 )
@@ -52,6 +54,8 @@ type settings struct {
 	Held     bool
 	LoadTime time.Duration
 	Database string
+	// Journal is a file to which all replicas add each beginning and end of a fill.
+	Journal string
 }
 
 // The budget of one command, as a service would set it.
@@ -86,6 +90,13 @@ func serve(encoded []byte) {
 		}
 		r.pool = pool
 	}
+	if s.Journal != "" {
+		journal, err := os.OpenFile(s.Journal, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			panic(err)
+		}
+		r.journal = journal
+	}
 	r.metrics = sdkmetric.NewManualReader()
 	r.rdb = s.client()
 	r.cache = cache.New(r.rdb, cache.Options[string]{
@@ -93,7 +104,8 @@ func serve(encoded []byte) {
 		TTL: s.TTL, StaleFor: s.StaleFor, SoftTimeout: s.SoftTimeout, Lease: s.Lease,
 		LoadTimeout: s.LoadTimeout, Cooldown: s.Cooldown, NegativeTTL: s.NegativeTTL, LocalTTL: s.LocalTTL,
 		MaxValueSize: s.MaxValueSize, Bulkhead: s.Bulkhead,
-		MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(r.metrics)),
+		TracerProvider: sdktrace.NewTracerProvider(), // what is traced can be told apart
+		MeterProvider:  sdkmetric.NewMeterProvider(sdkmetric.WithReader(r.metrics)),
 	})
 	go r.cache.Run(context.Background())
 	server := rpc.NewServer()
@@ -110,6 +122,7 @@ type service struct {
 	cache    *cache.Cache[string]
 	pool     *pgxpool.Pool
 	metrics  *sdkmetric.ManualReader
+	journal  *os.File
 
 	begun    chan struct{}
 	releases chan Load
@@ -237,16 +250,27 @@ func (r *service) Metric(q Question, counts *map[string]int64) error {
 	return nil
 }
 
+// JournalEntry is the beginning of a fill, or its end.
+type JournalEntry struct {
+	Replica string
+	Run     int
+	// Trace is that of the request, or refresh, that asked for the lease.
+	Trace string
+	Fill
+}
+
 func (r *service) load(ctx context.Context, key string) (value string, err error) {
 	began := time.Now().UnixNano()
 	r.mu.Lock()
 	number := len(r.fills)
 	r.fills = append(r.fills, Fill{Key: key, Began: began})
 	r.mu.Unlock()
+	r.write(ctx, number)
 	defer func() {
 		r.mu.Lock()
-		defer r.mu.Unlock()
 		r.fills[number].Ended = time.Now().UnixNano()
+		r.mu.Unlock()
+		r.write(ctx, number)
 	}()
 	r.begun <- struct{}{}
 	switch {
@@ -258,6 +282,23 @@ func (r *service) load(ctx context.Context, key string) (value string, err error
 	}
 	time.Sleep(r.settings.LoadTime) // the work: it takes this long
 	return fmt.Sprint(began), nil
+}
+
+// write adds a fill to the journal, in one piece, as files that are appended to allow.
+func (r *service) write(ctx context.Context, number int) {
+	if r.journal == nil {
+		return
+	}
+	r.mu.Lock()
+	e := JournalEntry{r.settings.Replica, number, trace.SpanContextFromContext(ctx).TraceID().String(), r.fills[number]}
+	r.mu.Unlock()
+	line, err := json.Marshal(e)
+	if err == nil {
+		_, err = r.journal.Write(append(line, '\n'))
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 func (l Load) end() (string, error) {
