@@ -1,19 +1,23 @@
 // The trending spike: what the same expensive question costs by each strategy, and what the protected one promises.
 //
 //   k6 run loadtest/trending.js                               against http://127.0.0.1:8080
-//   BASE_URL=http://caddy:8080 SCENARIO=spike k6 run ...      elsewhere, and only a part (compare, spike or all)
+//   BASE_URL=http://caddy:8080 SCENARIO=spike k6 run ...      elsewhere, and only a part (compare, spike or refresh)
 //   RESULTS=/tmp/trending.json k6 run ...                     the table's figures as JSON as well
 //   COMPARE_SECONDS=900 k6 run ...                            more patience on a slow machine
+//   REFRESH_SECONDS=1500 SCENARIO=refresh k6 run ...          long enough for two refreshes at a TTL of ten minutes
 //
 // `spike` asks a protected, cold cache 300 times a second. `compare` then sends the same cold burst to each strategy,
 // one after another, so that the difference is the strategy and nothing else. The spike goes first because its length
-// is known; how long the naive strategies take is what the comparison finds out.
+// is known; how long the naive strategies take is what the comparison finds out. `refresh` asks a hot answer steadily
+// while it is computed anew, again and again, and counts who had to wait. It runs only when it is asked for, because it
+// takes at least two TTLs: give the service a short one (TRENDING_TTL=12s), or the script much time.
 //
 // It needs a deployment with ALLOW_STRATEGY_OVERRIDE=true that nobody else is using: it forgets the cached answers.
 
 import exec from 'k6/execution';
 import http from 'k6/http';
-import { begin, end, readable, record, row, TREND_STATS } from './lib/measure.js';
+import { secondsFresh } from './lib/answer.js';
+import { begin, end, observed, readable, record, row, TREND_STATS } from './lib/measure.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
 import * as slo from './lib/slo.js';
 import { traceparent } from './lib/trace.js';
@@ -21,8 +25,10 @@ import { traceparent } from './lib/trace.js';
 const BASE_URL = (__ENV.BASE_URL || 'http://127.0.0.1:8080').replace(/\/+$/, '');
 const SCENARIO = __ENV.SCENARIO || 'all';
 const COMPARE_SECONDS = Number(__ENV.COMPARE_SECONDS || 600);
+const REFRESH_SECONDS = Number(__ENV.REFRESH_SECONDS || 30);
 
 const SPIKE = { idleSeconds: 5, seconds: 20, rate: 300 };
+const REFRESH = { seconds: REFRESH_SECONDS, rate: 50, observedPerSecond: 4 };
 
 // The naive bursts are small on purpose: uncached, the query sustains little more than one answer a second.
 const COMPARE = {
@@ -54,11 +60,37 @@ const SCENARIOS = {
     maxDuration: `${COMPARE_SECONDS}s`,
     gracefulStop: '0s',
   },
+  refresh: {
+    executor: 'constant-arrival-rate',
+    exec: 'refresh',
+    rate: REFRESH.rate,
+    duration: `${REFRESH.seconds}s`,
+    preAllocatedVUs: 100,
+    maxVUs: 400,
+  },
+  // One user beside them, because only somebody who sees every answer in turn can tell how often it changed.
+  observe: {
+    executor: 'constant-arrival-rate',
+    exec: 'observe',
+    rate: REFRESH.observedPerSecond,
+    duration: `${REFRESH.seconds}s`,
+    preAllocatedVUs: 1,
+    maxVUs: 1,
+  },
 };
 
 const PHASES = {
   compare: COMPARE,
   spike: { spike: { strategy: 'lease', requests: SPIKE.rate * SPIKE.seconds } },
+  refresh: { refresh: { strategy: 'lease', requests: REFRESH.rate * REFRESH.seconds } },
+  observe: {}, // it is part of the phase that it observes
+};
+
+const RUNS = {
+  all: ['compare', 'spike'],
+  compare: ['compare'],
+  spike: ['spike'],
+  refresh: ['refresh', 'observe'],
 };
 
 // What must hold, by phase: k6's metric and condition, and the same in words for the verdict.
@@ -116,13 +148,24 @@ const PROMISES = {
     says: 'the spike kept its pace',
     metric: 'http_reqs{phase:spike}', condition: `count>=${slo.ARRIVALS_SENT * SPIKE.rate * SPIKE.seconds}`,
   }],
+  refresh: [{
+    says: 'a hot answer is computed anew more than once',
+    metric: 'renewals{phase:refresh}', condition: `count>=${slo.RENEWALS}`,
+  }, {
+    says: 'and nobody waits for it: every answer is a fresh hit',
+    metric: 'fresh_hit{phase:refresh}', condition: 'rate==1',
+  }, {
+    says: 'or fails',
+    metric: 'http_req_failed{phase:refresh}', condition: `rate<=${slo.FAILED}`,
+  }, {
+    says: 'the load stayed steady',
+    metric: 'http_reqs{phase:refresh}', condition: `count>=${slo.ARRIVALS_SENT * REFRESH.rate * REFRESH.seconds}`,
+  }],
 };
 const EVERY_ANSWER = { says: 'every answer is consistent', metric: 'checks', condition: 'rate==1' };
 
-const selected = SCENARIO === 'all' ? Object.keys(PHASES) : [SCENARIO];
-if (!selected.every((name) => name in PHASES)) {
-  throw new Error(`SCENARIO=${SCENARIO}: there are compare, spike and all`);
-}
+const selected = RUNS[SCENARIO];
+if (!selected) throw new Error(`SCENARIO=${SCENARIO}: there are ${Object.keys(RUNS).join(', ')}`);
 const phases = Object.assign({}, ...selected.map((name) => PHASES[name]));
 const promises = Object.keys(phases)
   .flatMap((phase) => PROMISES[phase].map((promise) => ({ ...promise, phase })))
@@ -147,7 +190,7 @@ function thresholds() {
 }
 
 // Refuses to start, in one sentence, where the run could only end in a thousand failures. The last step leaves the
-// cache cold, which is how the spike wants it.
+// cache cold, which is how the spike wants it, or warm for the refresh.
 export function setup() {
   const ready = http.get(`${BASE_URL}/readyz`, tagged('GET /readyz'));
   if (ready.status === 0) exec.test.abort(`nothing answers at ${BASE_URL} (${ready.error}): start it, or set BASE_URL`);
@@ -161,12 +204,37 @@ export function setup() {
   const posts = answer.json('posts').length;
   if (posts < slo.TRENDING_POSTS) exec.test.abort(`only ${posts} posts are trending: load the data with \`app seed\``);
   forget();
+  if (selected.includes('refresh')) warm();
+}
+
+// Without a refresh nobody waits for one, so a run in which none can fall would prove nothing.
+function warm() {
+  const answer = http.get(`${BASE_URL}/posts/trending?strategy=lease`, tagged('GET /posts/trending'));
+  const freshFor = secondsFresh(answer);
+  if (freshFor === null) exec.test.abort(`the first answer says nothing of its TTL: ${answer.status} ${answer.body}`);
+  if (slo.RENEWALS * freshFor > REFRESH.seconds) {
+    exec.test.abort(`skipped: an answer stays fresh for ${freshFor} s, so ${slo.RENEWALS} refreshes do not fall into `
+      + `${REFRESH.seconds} s. Start the service with TRENDING_TTL=12s, or set REFRESH_SECONDS`);
+  }
 }
 
 export function spike() {
   if (exec.scenario.iterationInTest === 0) begin('spike');
   const { url, params } = question('spike', 'lease');
   record(http.get(url, params), 'spike', 'lease');
+}
+
+export function refresh() {
+  if (exec.scenario.iterationInTest === 0) begin('refresh');
+  const { url, params } = question('refresh', 'lease');
+  record(http.get(url, params), 'refresh', 'lease');
+}
+
+export function observe() {
+  const { url, params } = question('refresh', 'lease');
+  const response = http.get(url, params);
+  record(response, 'refresh', 'lease');
+  observed(response, 'refresh');
 }
 
 // One virtual user sends every burst and waits for its last answer before the next, so Postgres is idle in between.
@@ -190,9 +258,10 @@ export function compare() {
   }
 }
 
-// The spike's users end one by one, so nobody knows that he is the last: whoever comes next says that it is over.
+// Users who come at a rate end one by one, so nobody knows that he is the last: whoever comes next says that it is
+// over.
 export function teardown() {
-  end('spike');
+  for (const phase of ['spike', 'refresh']) if (phase in phases) end(phase);
 }
 
 function question(phase, strategy) {

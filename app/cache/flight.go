@@ -15,20 +15,41 @@ import (
 // the same one. It belongs to none of them, so a passenger who leaves, also the first, changes nothing for the others.
 type flight[V any] struct {
 	done chan struct{}
+	// aboard is how many requests are waiting for its end.
+	aboard atomic.Int64
 	// leads is true once this flight does the work itself; until then its starter is a waiter like the others.
 	leads atomic.Bool
-	// holder is the span of whoever does the work, as soon as that is known.
-	holder atomic.Pointer[trace.SpanContext]
+	// holder is whoever does the work, as soon as that is known.
+	holder atomic.Pointer[holder]
 
 	// Valid when done is closed.
 	outcome outcome[V]
 }
+
+// holder is who has the lease: the span in which the work is done, and the replica that does it.
+type holder struct {
+	span    trace.SpanContext
+	replica string
+}
+
+// cause says why a fill was begun.
+type cause string
+
+const (
+	causeMiss    cause = "miss"    // there was nothing to serve
+	causeStale   cause = "stale"   // what there was had expired
+	causeEarly   cause = "early"   // what there was would expire soon
+	causeRefresh cause = "refresh" // somebody called Refresh
+)
 
 type outcome[V any] struct {
 	entry  *entry[V]
 	result Result // how the starter came by it: miss, wait, hit or bypass
 	stored bool
 	err    error
+	// notAfter is set where the work was overtaken by something newer, perhaps a deletion, or went on without Redis: what
+	// it brought is for requests that came before it began, and too old for those that came later.
+	notAfter time.Time
 }
 
 // boarding is one request's place in a flight.
@@ -37,8 +58,8 @@ type boarding[V any] struct {
 	starter bool
 }
 
-// join boards the key's flight, or starts it. seen is the stale value that is to be replaced, or nil.
-func (c *Cache[V]) join(ctx context.Context, key string, seen *entry[V]) boarding[V] {
+// join boards the key's flight, or starts it. seen is the value that is to be replaced, or nil.
+func (c *Cache[V]) join(ctx context.Context, key string, seen *entry[V], why cause) boarding[V] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f := c.flights[key]; f != nil {
@@ -50,16 +71,16 @@ func (c *Cache[V]) join(ctx context.Context, key string, seen *entry[V]) boardin
 	// A request that has nothing to serve waits for the work and is charged for it. One that holds a stale value does
 	// not: the work goes on behind it.
 	end := func() {}
-	if seen == nil {
-		ctx = context.WithoutCancel(ctx)
-	} else {
+	if why == causeStale {
 		var span trace.Span
 		ctx, span = c.tel.startRefresh(c.options.Detach(ctx), trace.LinkFromContext(ctx))
 		end = func() { span.End() }
+	} else {
+		ctx = context.WithoutCancel(ctx)
 	}
 	c.background.Go(func() {
 		defer end()
-		f.outcome = c.fly(ctx, key, f, seen)
+		f.outcome = c.fly(ctx, key, f, seen, why)
 		c.mu.Lock()
 		if c.flights[key] == f {
 			delete(c.flights, key)
@@ -70,22 +91,42 @@ func (c *Cache[V]) join(ctx context.Context, key string, seen *entry[V]) boardin
 	return boarding[V]{f, true}
 }
 
-// forgetFlight lets those who come from now on start anew: what the present flight brings may have been deleted.
-func (c *Cache[V]) forgetFlight(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.flights, key)
+// outdatedFor says that the flight has landed with something that is too old for a request of the given time.
+func (f *flight[V]) outdatedFor(asked time.Time) bool {
+	select {
+	case <-f.done:
+		return !f.outcome.notAfter.IsZero() && asked.After(f.outcome.notAfter)
+	default:
+		return false
+	}
 }
 
-// await waits for the flight's end or for the context's.
-func (c *Cache[V]) await(ctx context.Context, b boarding[V], stale *entry[V]) (V, Info, error) {
-	started := time.Now()
-	if !b.starter {
-		defer c.tel.waiting(ctx)()
+// waiters counts, by the replica that they wait for, the requests of this process that wait for somebody else's work.
+func (c *Cache[V]) waiters() map[string]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	waiting := map[string]int64{"": 0}
+	for _, f := range c.flights {
+		n, replica := f.aboard.Load(), ""
+		if h := f.holder.Load(); h != nil {
+			replica = h.replica
+		}
+		if f.leads.Load() {
+			n-- // its starter does not wait, it works
+		}
+		waiting[replica] += max(0, n)
 	}
+	return waiting
+}
+
+// await waits for the flight's end or for the context's. stale is what the request could serve instead, or nil.
+func (c *Cache[V]) await(ctx context.Context, b boarding[V], stale *entry[V]) Answer[V] {
+	started := time.Now()
+	b.aboard.Add(1)
+	defer b.aboard.Add(-1)
 	holder := func() (sc trace.SpanContext) {
 		if known := b.holder.Load(); known != nil {
-			sc = *known
+			sc = known.span
 		}
 		return sc
 	}
@@ -95,28 +136,42 @@ func (c *Cache[V]) await(ctx context.Context, b boarding[V], stale *entry[V]) (V
 		if stale == nil && !b.leads.Load() {
 			c.tel.waited(ctx, "timeout", time.Since(started))
 		}
-		return *new(V), Info{Result: ResultError, Holder: holder()}, ctx.Err()
+		return Answer[V]{Info: Info{Result: ResultError, Holder: holder()}, Err: ctx.Err()}
 	case <-b.done:
 	}
 	out := b.outcome
 	if out.err != nil {
-		return *new(V), Info{Result: ResultError, Holder: holder()}, fmt.Errorf("cache %s: %w", c.options.Name, out.err)
+		err := fmt.Errorf("cache %s: %w", c.options.Name, out.err)
+		return Answer[V]{Info: Info{Result: ResultError, Holder: holder()}, Err: err}
 	}
 	result := out.result
 	if !b.starter && (result == ResultMiss || result == ResultWait) {
 		result = ResultWait
 		c.tel.waited(ctx, "flight", time.Since(started))
 	}
-	info := out.entry.info(result, c.clock.now())
-	info.Stored = out.stored
+	answer := c.answer(out.entry, result, c.clock.now())
+	answer.Info.Stored = out.stored
 	if result == ResultWait {
-		info.Holder = holder()
+		answer.Info.Holder = holder()
 	}
-	return out.entry.value, info, nil
+	return answer
+}
+
+// answer wraps what was found: a value, or the knowledge that there is none.
+func (c *Cache[V]) answer(e *entry[V], result Result, now time.Time) Answer[V] {
+	a := Answer[V]{Value: e.value, Info: e.info(result, now)}
+	if e.absent {
+		a.Err = fmt.Errorf("cache %s: %w", c.options.Name, ErrNotFound)
+	}
+	return a
+}
+
+func failure[V any](err error) Answer[V] {
+	return Answer[V]{Info: Info{Result: ResultError}, Err: err}
 }
 
 // fly comes by the value: it fills under the lease, or waits for whoever does.
-func (c *Cache[V]) fly(ctx context.Context, key string, f *flight[V], seen *entry[V]) outcome[V] {
+func (c *Cache[V]) fly(ctx context.Context, key string, f *flight[V], seen *entry[V], why cause) outcome[V] {
 	// Patience for somebody else's fill and, should that one die at the end of it, for the lease to expire.
 	patience, cancel := context.WithTimeout(ctx, c.options.LoadTimeout+c.options.Lease)
 	defer cancel()
@@ -133,7 +188,7 @@ func (c *Cache[V]) fly(ctx context.Context, key string, f *flight[V], seen *entr
 		case err != nil:
 			return c.bypass(ctx, key, f, err)
 		case reply.status == leaseAcquired:
-			return c.lead(ctx, key, f, l)
+			return c.lead(ctx, key, f, l, why)
 		case reply.status == leaseFilled && waited.times == 0:
 			return outcome[V]{entry: reply.found, result: ResultHit, stored: true}
 		case reply.status == leaseFilled:
@@ -148,9 +203,7 @@ func (c *Cache[V]) fly(ctx context.Context, key string, f *flight[V], seen *entr
 		}
 		f.holder.Store(&reply.holder)
 		event(ctx, "lease.busy")
-		stopWaiting := c.tel.waiting(ctx)
 		waited.sleep(patience, woken, reply.lasts)
-		stopWaiting()
 		if patience.Err() != nil {
 			c.tel.waited(ctx, "timeout", time.Since(waited.since))
 			return outcome[V]{err: fmt.Errorf("waited %s for a fill elsewhere: %w", time.Since(waited.since), patience.Err())}
@@ -159,39 +212,51 @@ func (c *Cache[V]) fly(ctx context.Context, key string, f *flight[V], seen *entr
 }
 
 // lead fills under the lease, for everybody.
-func (c *Cache[V]) lead(ctx context.Context, key string, f *flight[V], l lease) outcome[V] {
-	here := trace.SpanContextFromContext(ctx)
-	f.holder.Store(&here)
+func (c *Cache[V]) lead(ctx context.Context, key string, f *flight[V], l lease, why cause) outcome[V] {
+	f.holder.Store(&holder{trace.SpanContextFromContext(ctx), c.options.Replica})
 	f.leads.Store(true)
 	event(ctx, "lease.acquired")
-	filled, err := c.fill(ctx, key, l)
+	filled, err := c.fill(ctx, key, l, why)
 	if err != nil {
 		return outcome[V]{err: err}
 	}
-	return outcome[V]{entry: filled.entry, result: ResultMiss, stored: filled.committed}
+	landed := outcome[V]{entry: filled.entry, result: ResultMiss, stored: filled.committed}
+	if filled.overtaken {
+		landed.notAfter = l.granted
+	}
+	return landed
 }
 
-// bypass loads without Redis: at most one fill a key and process.
-func (c *Cache[V]) bypass(ctx context.Context, key string, f *flight[V], cause error) outcome[V] {
+// bypass loads without Redis: at most one fill a key, and a few in all, in this process.
+func (c *Cache[V]) bypass(ctx context.Context, key string, f *flight[V], unreachable error) outcome[V] {
 	f.leads.Store(true)
 	event(ctx, "lease.unavailable")
 	ctx, cancel := context.WithTimeout(ctx, c.options.LoadTimeout)
 	defer cancel()
-	begun := c.clock.now()
-	value, err := c.load(ctx, key)
-	if err != nil {
-		return outcome[V]{err: errors.Join(err, cause)}
+	select {
+	case c.bulkhead <- struct{}{}:
+		defer func() { <-c.bulkhead }()
+	case <-ctx.Done():
+		return outcome[V]{err: fmt.Errorf("waited for one of %d fills to end: %w", c.options.Bulkhead, ctx.Err())}
 	}
-	return outcome[V]{entry: &entry[V]{value: value, createdAt: begun, freshUntil: begun}, result: ResultBypass}
+	begun, notAfter := c.clock.now(), time.Now()
+	value, err := c.load(ctx, key)
+	absent := errors.Is(err, ErrNotFound)
+	if err != nil && !absent {
+		return outcome[V]{err: errors.Join(err, unreachable)}
+	}
+	alone := &entry[V]{value: value, absent: absent, createdAt: begun, freshUntil: begun}
+	return outcome[V]{entry: alone, result: ResultBypass, notAfter: notAfter}
 }
 
 type fillResult[V any] struct {
 	entry     *entry[V]
 	committed bool
+	overtaken bool // Redis has refused it, as opposed to not being heard
 }
 
 // fill runs the loader under the lease and commits what it returns.
-func (c *Cache[V]) fill(ctx context.Context, key string, l lease) (fillResult[V], error) {
+func (c *Cache[V]) fill(ctx context.Context, key string, l lease, why cause) (fillResult[V], error) {
 	ctx, span := c.tel.startFill(ctx)
 	defer span.End()
 	deadline, cancel := context.WithTimeout(ctx, c.options.LoadTimeout)
@@ -201,33 +266,42 @@ func (c *Cache[V]) fill(ctx context.Context, key string, l lease) (fillResult[V]
 	value, err := c.load(deadline, key)
 	took := time.Since(l.granted)
 	cancel()
-	filled := fillResult[V]{entry: &entry[V]{
-		value:      value,
-		createdAt:  l.grantedAt,
-		freshUntil: l.grantedAt.Add(took + jittered(c.options.TTL, c.options.Jitter)),
-		fillTime:   took,
-		token:      l.token,
-		producer:   span.SpanContext(),
-	}}
+	filled := &entry[V]{
+		value:     value,
+		absent:    errors.Is(err, ErrNotFound),
+		createdAt: l.grantedAt,
+		fillTime:  took,
+		token:     l.token,
+		producer:  span.SpanContext(),
+	}
+	ttl, staleFor := c.options.TTL, c.options.StaleFor
+	if filled.absent {
+		ttl, staleFor, err = c.options.NegativeTTL, 0, nil
+	}
+	filled.freshUntil = l.grantedAt.Add(took + jittered(ttl, c.options.Jitter))
+
 	var encoded []byte
 	if err == nil {
-		encoded, err = filled.entry.encode(c.codec)
+		encoded, err = filled.encode(c.codec)
+	}
+	if err == nil && len(encoded) > c.options.MaxValueSize {
+		c.tel.refused(ctx, refusedTooLarge)
+		err = fmt.Errorf("%w: %d bytes, and %d are allowed", ErrValueTooLarge, len(encoded), c.options.MaxValueSize)
 	}
 	if err != nil {
-		c.tel.filled(ctx, "failed", took)
+		c.tel.filled(ctx, why, "failed", took)
 		recordError(span, err)
 		return fillResult[V]{}, errors.Join(err, c.cool(ctx, key, l))
 	}
-	keep := filled.entry.freshUntil.Sub(l.grantedAt) + c.options.StaleFor
-	filled.committed, err = c.commit(ctx, key, l, encoded, keep)
-	if !filled.committed {
+	committed, err := c.commit(ctx, key, l, encoded, filled.freshUntil.Sub(l.grantedAt)+staleFor)
+	if !committed {
 		// A value that could not be stored is a value all the same: those who wait for this flight get it.
-		c.tel.filled(ctx, "lost", took)
+		c.tel.filled(ctx, why, "lost", took)
 		recordError(span, err)
-		return filled, nil
+		return fillResult[V]{entry: filled, overtaken: err == nil}, nil
 	}
-	c.tel.filled(ctx, "committed", took)
-	return filled, nil
+	c.tel.filled(ctx, why, "committed", took)
+	return fillResult[V]{entry: filled, committed: true}, nil
 }
 
 // load runs the loader and returns at the latest when the context ends: a loader that ignores its deadline is left

@@ -94,16 +94,20 @@ const (
 
 type leaseReply[V any] struct {
 	status leaseStatus
-	found  *entry[V]         // of leaseFilled; of leaseUnreadable only the header
-	holder trace.SpanContext // of leaseBusy: who fills; of leaseCooldown: who failed
-	lasts  time.Duration     // likewise: how long at most
+	found  *entry[V]     // of leaseFilled; of leaseUnreadable only the header
+	holder holder        // of leaseBusy: who fills; of leaseCooldown: who failed
+	lasts  time.Duration // likewise: how long at most
 }
 
 // tryLease asks once for the right to fill. seen is the value that is to be replaced, or nil.
 func (c *Cache[V]) tryLease(ctx context.Context, key string, seen *entry[V]) (lease, leaseReply[V], error) {
 	l := lease{token: newToken()}
 	l.value = strings.Join([]string{hex.EncodeToString(l.token[:]), traceparent(ctx), c.options.Replica}, "|")
-	reply, err := c.askLease(ctx, key, &l, seen)
+	var reply leaseReply[V]
+	err := c.breaker.do(ctx, func() (err error) {
+		reply, err = c.askLease(ctx, key, &l, seen)
+		return err
+	})
 	if err != nil {
 		c.tel.leaseAsked(ctx, "unavailable")
 		return l, reply, err
@@ -121,7 +125,7 @@ func (c *Cache[V]) askLease(ctx context.Context, key string, l *lease, seen *ent
 		created = seen.createdAt.UnixMicro()
 	}
 	sent := time.Now()
-	fields, err := leaseScript.Run(ctx, c.rdb, []string{c.valueKey(key), c.leaseKey(key)},
+	fields, err := c.run(ctx, leaseScript, []string{c.valueKey(key), c.leaseKey(key)},
 		l.value, c.options.Lease.Milliseconds(), created).Slice()
 	if err != nil {
 		return leaseReply[V]{}, fmt.Errorf("lease: %w", err)
@@ -145,10 +149,10 @@ func (c *Cache[V]) askLease(ctx context.Context, key string, l *lease, seen *ent
 	switch reply.status {
 	case leaseAcquired:
 	case leaseBusy, leaseCooldown:
-		reply.holder = spanContextOf(body)
+		reply.holder = holderOf(body)
 	case leaseFilled:
 		if reply.found, err = decode([]byte(body), c.codec); err != nil {
-			event(ctx, "value.unreadable")
+			c.tel.refused(ctx, refusedUnreadable)
 			reply.status = leaseUnreadable
 		}
 	default:
@@ -157,11 +161,22 @@ func (c *Cache[V]) askLease(ctx context.Context, key string, l *lease, seen *ent
 	return reply, nil
 }
 
+// run runs a script, and once more where Redis was not heard: it may have done it and only the reply was lost. All of
+// ours may be repeated, because they know their own token.
+func (c *Cache[V]) run(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	reply := script.Run(ctx, c.rdb, keys, args...)
+	if outOfReach(reply.Err()) && ctx.Err() == nil {
+		reply = script.Run(ctx, c.rdb, keys, args...)
+	}
+	return reply
+}
+
 // commit stores what was filled under the lease; it reports whether it was taken.
 func (c *Cache[V]) commit(ctx context.Context, key string, l lease, encoded []byte, keep time.Duration) (bool, error) {
-	status, err := commitScript.Run(ctx, c.rdb, []string{c.valueKey(key), c.leaseKey(key)},
-		l.value, string(l.token[:]), l.grantedAt.UnixMicro(), keep.Milliseconds(), encoded,
-		c.channel(), message(wasFilled, key)).Text()
+	memory := c.options.memory()
+	status, err := c.run(ctx, commitScript, []string{c.valueKey(key), c.leaseKey(key)},
+		l.value, string(l.token[:]), l.grantedAt.UnixMicro(), max(keep, memory).Milliseconds(), encoded,
+		c.channel(), message(wasFilled, key), memory.Milliseconds()).Text()
 	if err != nil {
 		return false, fmt.Errorf("commit: %w", err)
 	}
@@ -195,7 +210,7 @@ func (c *Cache[V]) keepAlive(ctx context.Context, key string, l lease) {
 // cool swaps the lease for a cooldown after a failed fill.
 func (c *Cache[V]) cool(ctx context.Context, key string, l lease) error {
 	cooldown := "!|" + traceparent(ctx) + "|" + c.options.Replica
-	err := failScript.Run(ctx, c.rdb, []string{c.leaseKey(key)},
+	err := c.run(ctx, failScript, []string{c.leaseKey(key)},
 		l.value, cooldown, c.options.Cooldown.Milliseconds(), c.channel(), message(hasFailed, key)).Err()
 	if err != nil {
 		return fmt.Errorf("cooldown: %w", err)
@@ -205,7 +220,7 @@ func (c *Cache[V]) cool(ctx context.Context, key string, l lease) error {
 
 // bury leaves a tombstone for the given time.
 func (c *Cache[V]) bury(ctx context.Context, key string, stays time.Duration) error {
-	return deleteScript.Run(ctx, c.rdb, []string{c.valueKey(key), c.leaseKey(key)},
+	return c.run(ctx, deleteScript, []string{c.valueKey(key), c.leaseKey(key)},
 		stays.Milliseconds(), c.channel(), message(wasDeleted, key)).Err()
 }
 
@@ -216,12 +231,13 @@ func traceparent(ctx context.Context) string {
 	return carrier["traceparent"]
 }
 
-// spanContextOf reads the span out of a lease value; the zero SpanContext where there is none.
-func spanContextOf(leaseValue string) trace.SpanContext {
+// holderOf reads a lease value; what it does not say is zero.
+func holderOf(leaseValue string) holder {
 	fields := strings.SplitN(leaseValue, "|", 3)
-	if len(fields) < 2 {
-		return trace.SpanContext{}
+	if len(fields) < 3 {
+		return holder{}
 	}
 	carrier := propagation.MapCarrier{"traceparent": fields[1]}
-	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier))
+	ctx := propagation.TraceContext{}.Extract(context.Background(), carrier)
+	return holder{trace.SpanContextFromContext(ctx), fields[2]}
 }

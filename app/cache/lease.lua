@@ -8,7 +8,7 @@ local now = time[1] * 1000000 + time[2]
 local clock = string.format('%.0f', now)
 
 local value = redis.call('GET', KEYS[1])
-if value and #value >= 67 and string.byte(value, 1) == 1 and string.sub(value, 2, 2) == 'V' then
+if value and #value >= 67 and string.byte(value, 1) == 1 and string.find('VA', string.sub(value, 2, 2), 1, true) then
   local created, fresh_until = struct.unpack('>I8I8', string.sub(value, 3, 18))
   if fresh_until > now and created > tonumber(ARGV[3]) then
     return {'value', clock, value, 0}

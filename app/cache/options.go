@@ -18,7 +18,8 @@ type Options[V any] struct {
 
 	// Load computes the value of a key. It runs at most once at a time over all replicas, and not for one caller: its
 	// context carries the first caller's values (its trace), but neither its cancellation nor its deadline, only
-	// LoadTimeout. An error, a panic or an overrun is one failure for all who wait.
+	// LoadTimeout. An error, a panic or an overrun is one failure for all who wait; ErrNotFound is an answer and is
+	// remembered. All who ask get the same V: they must not change what it points to.
 	Load func(ctx context.Context, key string) (V, error)
 
 	// Codec turns values into bytes and back. Defaults to JSON.
@@ -42,8 +43,30 @@ type Options[V any] struct {
 	// Defaults to three seconds.
 	Lease time.Duration
 
-	// LoadTimeout is the deadline of one fill. Defaults to 30 seconds.
+	// LoadTimeout is the deadline of one fill, and so the hard limit of every wait for one; a caller's own context may
+	// end sooner. Defaults to 30 seconds.
 	LoadTimeout time.Duration
+
+	// NegativeTTL is how long it is remembered that Load answered ErrNotFound. Such an answer is never served stale.
+	// Defaults to ten seconds: long enough to stop a flood of questions for what is not there, short enough that nobody
+	// minds when it appears.
+	NegativeTTL time.Duration
+
+	// MaxValueSize is the most that a value may take, encoded, in bytes; a larger one fails its fill with
+	// ErrValueTooLarge. One huge value delays everybody behind it on the connection. Defaults to 1 MiB.
+	MaxValueSize int
+
+	// LocalTTL keeps a copy in the process for this long at most, which saves the round-trip of a hit and answers while
+	// Redis is away. For so long a replica that missed the message of a deletion may serve what was deleted. Defaults to
+	// zero: no copies.
+	LocalTTL time.Duration
+
+	// LocalSize is how many copies are kept at most. Defaults to 1,000.
+	LocalSize int
+
+	// Bulkhead is how many fills this process runs at a time, over all keys, while Redis is out of reach and cannot
+	// spread them over the replicas. Defaults to 4.
+	Bulkhead int
 
 	// Cooldown is how long after a failed fill nobody tries again. Defaults to one second.
 	Cooldown time.Duration
@@ -72,6 +95,10 @@ func (o Options[V]) withDefaults() Options[V] {
 	defaultTo(&o.Lease, 3*time.Second)
 	defaultTo(&o.LoadTimeout, 30*time.Second)
 	defaultTo(&o.Cooldown, time.Second)
+	defaultTo(&o.NegativeTTL, 10*time.Second)
+	defaultTo(&o.MaxValueSize, 1<<20)
+	defaultTo(&o.LocalSize, 1000)
+	defaultTo(&o.Bulkhead, 4)
 	if o.Detach == nil {
 		o.Detach = context.WithoutCancel
 	}
@@ -84,8 +111,13 @@ func (o Options[V]) withDefaults() Options[V] {
 	return o
 }
 
-func defaultTo(d *time.Duration, value time.Duration) {
-	if *d == 0 {
-		*d = value
+// memory is for how long after a fill has begun Redis must know of whatever is newer, be it a value or a deletion, and
+// however soon that stops being served. A fill that ends later than this cannot tell whether it is the newest.
+func (o Options[V]) memory() time.Duration { return o.LoadTimeout + o.Lease }
+
+func defaultTo[T comparable](field *T, value T) {
+	var unset T
+	if *field == unset {
+		*field = value
 	}
 }

@@ -9,22 +9,39 @@ import (
 )
 
 // read returns what Redis keeps for the key, fresh or stale; nil where there is nothing that can be used.
-func (c *Cache[V]) read(ctx context.Context, key string) (*entry[V], error) {
-	return read(ctx, c.rdb, c.valueKey(key), c.codec)
+func (c *Cache[V]) read(ctx context.Context, key string) (found *entry[V], err error) {
+	epoch := c.local.now()
+	err = c.breaker.do(ctx, func() error {
+		// A plain GET and never a script: on a hit the script was measured to cost the server 38 times as much.
+		b, err := c.rdb.Get(ctx, c.valueKey(key)).Bytes()
+		if timedOut(err) && ctx.Err() == nil {
+			// Once more: reading twice does no harm, and a Redis that is merely busy is not down.
+			b, err = c.rdb.Get(ctx, c.valueKey(key)).Bytes()
+		}
+		found, err = usable(ctx, c.tel, b, err, c.codec)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	c.local.keep(key, found, epoch)
+	return found, nil
 }
 
-func read[V any](ctx context.Context, rdb redis.UniversalClient, key string, codec Codec[V]) (*entry[V], error) {
-	// A plain GET and never a script: on a hit the script was measured to cost the server 38 times as much.
-	b, err := rdb.Get(ctx, key).Bytes()
+// usable turns a reply to GET into an entry: nil, and no error, where there is none that can be used.
+func usable[V any](ctx context.Context, t *instruments, b []byte, err error, codec Codec[V]) (*entry[V], error) {
 	switch {
 	case errors.Is(err, redis.Nil):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("read: %w", err)
+		return nil, err
 	}
 	found, err := decode(b, codec)
-	if err != nil {
-		event(ctx, "value.unreadable")
+	switch {
+	case errors.Is(err, errDeleted):
+		return nil, nil
+	case err != nil:
+		t.refused(ctx, refusedUnreadable)
 		return nil, nil
 	}
 	return found, nil

@@ -37,7 +37,8 @@ func (r *ReadThrough[V]) Get(ctx context.Context, key string) (V, Info, error) {
 }
 
 func (r *ReadThrough[V]) get(ctx context.Context, key string) (V, Info, error) {
-	found, unreachable := read(ctx, r.rdb, r.key(key), r.options.Codec)
+	b, unreachable := r.rdb.Get(ctx, r.key(key)).Bytes()
+	found, unreachable := usable(ctx, r.tel, b, unreachable, r.options.Codec)
 	if found != nil {
 		return found.value, found.info(ResultHit, time.Now()), nil
 	}
@@ -61,11 +62,11 @@ func (r *ReadThrough[V]) fill(ctx context.Context, key string, begun time.Time) 
 	value, err := r.options.Load(ctx, key)
 	took := time.Since(begun)
 	if err != nil {
-		r.tel.filled(ctx, "failed", took)
+		r.tel.filled(ctx, causeMiss, "failed", took)
 		recordError(span, err)
 		return &entry[V]{}, fmt.Errorf("load: %w", err)
 	}
-	r.tel.filled(ctx, "committed", took)
+	r.tel.filled(ctx, causeMiss, "committed", took)
 	return &entry[V]{
 		value:      value,
 		createdAt:  begun,

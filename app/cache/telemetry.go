@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sony/gobreaker/v2"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
@@ -20,8 +21,8 @@ const (
 const (
 	// MetricRequests counts calls of Get {request}, by strategy and result (the Result constants).
 	MetricRequests = "cache.requests"
-	// MetricFills counts runs of the loader {fill}, by strategy and outcome: committed, lost (something newer was there,
-	// or Redis could not be reached), failed.
+	// MetricFills counts runs of the loader {fill}, by strategy, outcome (committed; lost, because something newer was
+	// there or Redis could not be reached; failed) and cause (miss, stale, early, refresh).
 	MetricFills = "cache.fills"
 	// MetricFillDuration is the time of such a run in seconds, by strategy and outcome.
 	MetricFillDuration = "cache.fill.duration"
@@ -30,16 +31,26 @@ const (
 	// MetricLeaseWait is how long a request waited for somebody else's fill, in seconds, by result, which says what ended
 	// the wait: push, poll (both across replicas), flight (in this process), timeout.
 	MetricLeaseWait = "cache.lease.wait.duration"
-	// MetricWaiters is how many requests are waiting now {request}.
+	// MetricWaiters is how many requests are waiting now {request}, by holder: the replica that they wait for.
 	MetricWaiters = "cache.waiters"
 	// MetricValueAge is the age of what was served from memory, in seconds, by result: hit or stale.
 	MetricValueAge = "cache.value.age"
+	// MetricRefused counts values that could not be used {value}, by reason: unreadable, too_large.
+	MetricRefused = "cache.values.refused"
+	// MetricBreaker is the state of the breaker in front of Redis: 0 closed, 1 half open, 2 open {state}.
+	MetricBreaker = "cache.breaker.state"
 )
 
-// SpanGet, SpanFill and SpanRefresh name the spans: a call of Get; a run of the loader, on whichever replica; the
+const (
+	refusedUnreadable = "unreadable"
+	refusedTooLarge   = "too_large"
+)
+
+// The spans: a call of Get, and each key of a GetMany; a GetMany; a run of the loader, on whichever replica; the
 // background work that a request has caused, a root of its own that links to that request.
 const (
 	SpanGet     = "cache.get"
+	SpanGetMany = "cache.get_many"
 	SpanFill    = "cache.fill"
 	SpanRefresh = "cache.refresh"
 )
@@ -63,8 +74,11 @@ type instruments struct {
 	fillTime  metric.Float64Histogram
 	leases    metric.Int64Counter
 	leaseWait metric.Float64Histogram
-	waiters   metric.Int64UpDownCounter
+	waiters   metric.Int64ObservableUpDownCounter
 	valueAge  metric.Float64Histogram
+	unusable  metric.Int64Counter
+	breaker   metric.Int64Gauge
+	meter     metric.Meter
 
 	cache, strategy attribute.KeyValue
 	// Attribute sets are made once, because a hit is counted on every request.
@@ -80,6 +94,7 @@ func newInstruments(name, strategy string, tracers trace.TracerProvider, meters 
 		tracer:   tracers.Tracer(scope),
 		cache:    attribute.String("cache", name),
 		strategy: attribute.String("strategy", strategy),
+		meter:    meter,
 		byResult: map[Result]resultOptions{},
 	}
 	t.spanName = trace.WithAttributes(attribute.String("cache.name", name), attribute.String("cache.strategy", strategy))
@@ -94,10 +109,14 @@ func newInstruments(name, strategy string, tracers trace.TracerProvider, meters 
 		metric.WithDescription("Attempts to get the lease, by result."))
 	t.leaseWait, _ = meter.Float64Histogram(MetricLeaseWait, metric.WithUnit("s"),
 		metric.WithDescription("How long a request waited for somebody else's fill."))
-	t.waiters, _ = meter.Int64UpDownCounter(MetricWaiters, metric.WithUnit("{request}"),
+	t.waiters, _ = meter.Int64ObservableUpDownCounter(MetricWaiters, metric.WithUnit("{request}"),
 		metric.WithDescription("Requests that are waiting for somebody else's fill."))
 	t.valueAge, _ = meter.Float64Histogram(MetricValueAge, metric.WithUnit("s"),
 		metric.WithDescription("Age of what was served from memory."))
+	t.unusable, _ = meter.Int64Counter(MetricRefused, metric.WithUnit("{value}"),
+		metric.WithDescription("Values that could not be used."))
+	t.breaker, _ = meter.Int64Gauge(MetricBreaker, metric.WithUnit("{state}"),
+		metric.WithDescription("The breaker in front of Redis: 0 closed, 1 half open, 2 open."))
 
 	t.byCache = metric.WithAttributeSet(attribute.NewSet(t.cache))
 	for _, r := range []Result{ResultHit, ResultStale, ResultMiss, ResultWait, ResultBypass, ResultError} {
@@ -112,6 +131,10 @@ func newInstruments(name, strategy string, tracers trace.TracerProvider, meters 
 
 func (t *instruments) startGet(ctx context.Context) (context.Context, trace.Span) {
 	return t.tracer.Start(ctx, SpanGet, t.spanName)
+}
+
+func (t *instruments) startGetMany(ctx context.Context, keys int) (context.Context, trace.Span) {
+	return t.tracer.Start(ctx, SpanGetMany, t.spanName, trace.WithAttributes(attribute.Int("cache.keys", keys)))
 }
 
 func (t *instruments) startFill(ctx context.Context) (context.Context, trace.Span) {
@@ -142,21 +165,36 @@ func (t *instruments) answered(ctx context.Context, span trace.Span, info Info, 
 	recordError(span, err)
 }
 
-func (t *instruments) filled(ctx context.Context, outcome string, took time.Duration) {
-	by := metric.WithAttributes(t.cache, t.strategy, attribute.String("outcome", outcome))
-	t.fills.Add(ctx, 1, by)
-	t.fillTime.Record(ctx, took.Seconds(), by)
-	trace.SpanFromContext(ctx).SetAttributes(attribute.String("cache.fill.outcome", outcome))
+func (t *instruments) filled(ctx context.Context, why cause, outcome string, took time.Duration) {
+	by := []attribute.KeyValue{t.cache, t.strategy, attribute.String("outcome", outcome)}
+	t.fillTime.Record(ctx, took.Seconds(), metric.WithAttributes(by...))
+	t.fills.Add(ctx, 1, metric.WithAttributes(append(by, attribute.String("cause", string(why)))...))
+	trace.SpanFromContext(ctx).SetAttributes(
+		attribute.String("cache.fill.outcome", outcome), attribute.String("cache.fill.cause", string(why)))
 }
 
 func (t *instruments) leaseAsked(ctx context.Context, result string) {
 	t.leases.Add(ctx, 1, metric.WithAttributes(t.cache, attribute.String("result", result)))
 }
 
-// waiting counts one more waiter until the returned function is called.
-func (t *instruments) waiting(ctx context.Context) (done func()) {
-	t.waiters.Add(ctx, 1, t.byCache)
-	return func() { t.waiters.Add(ctx, -1, t.byCache) }
+// observeWaiters reports, whenever metrics are collected, who waits for which replica.
+func (t *instruments) observeWaiters(waiters func() map[string]int64) {
+	// The registration lives as long as the cache does, which is as long as the process.
+	_, _ = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for holder, n := range waiters() {
+			o.ObserveInt64(t.waiters, n, metric.WithAttributes(t.cache, attribute.String("holder", holder)))
+		}
+		return nil
+	}, t.waiters)
+}
+
+func (t *instruments) breakerChanged(to gobreaker.State) {
+	t.breaker.Record(context.Background(), int64(to), t.byCache)
+}
+
+func (t *instruments) refused(ctx context.Context, reason string) {
+	t.unusable.Add(ctx, 1, metric.WithAttributes(t.cache, attribute.String("reason", reason)))
+	event(ctx, "value."+reason)
 }
 
 func (t *instruments) waited(ctx context.Context, endedBy string, took time.Duration) {

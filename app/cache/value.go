@@ -13,7 +13,7 @@ import (
 // offsets; whoever changes the layout gives it another version and changes lease.lua and commit.lua with it.
 //
 //	 0  version       1 byte
-//	 1  kind          1 byte, value or tombstone
+//	 1  kind          1 byte: value, absence or tombstone
 //	 2  created at    8 bytes, big-endian: microseconds of Redis's clock when the fill's lease was given
 //	10  fresh until   8 bytes, likewise
 //	18  fill time     8 bytes, microseconds
@@ -27,14 +27,19 @@ const (
 	headerSize    = 67
 
 	kindValue     = 'V'
-	kindTombstone = 'T'
+	kindAbsence   = 'A' // the loader said that there is none
+	kindTombstone = 'T' // deleted; only as far as its created-at
 )
 
-var errNotAValue = errors.New("not a value of this version")
+var (
+	errNotAValue = errors.New("not a value of this version")
+	errDeleted   = errors.New("deleted")
+)
 
 // entry is a value with its header.
 type entry[V any] struct {
 	value      V
+	absent     bool // the loader answered ErrNotFound
 	createdAt  time.Time
 	freshUntil time.Time
 	fillTime   time.Duration
@@ -53,13 +58,18 @@ func (e *entry[V]) info(result Result, now time.Time) Info {
 }
 
 func (e *entry[V]) encode(codec Codec[V]) ([]byte, error) {
-	payload, err := codec.Encode(e.value)
-	if err != nil {
-		return nil, fmt.Errorf("encode: %w", err)
+	var payload []byte
+	kind := byte(kindAbsence)
+	if !e.absent {
+		var err error
+		if payload, err = codec.Encode(e.value); err != nil {
+			return nil, fmt.Errorf("encode: %w", err)
+		}
+		kind = kindValue
 	}
 	traceID, spanID := e.producer.TraceID(), e.producer.SpanID()
 	b := make([]byte, 0, headerSize+len(payload))
-	b = append(b, headerVersion, kindValue)
+	b = append(b, headerVersion, kind)
 	b = binary.BigEndian.AppendUint64(b, uint64(e.createdAt.UnixMicro()))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.freshUntil.UnixMicro()))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.fillTime.Microseconds()))
@@ -70,10 +80,13 @@ func (e *entry[V]) encode(codec Codec[V]) ([]byte, error) {
 	return append(b, payload...), nil
 }
 
-// decode returns errNotAValue for a tombstone, another version, or bytes that are not ours. A payload that the codec
-// refuses is an error too, but the entry's header is returned with it. Both are misses.
+// decode returns errDeleted for a tombstone, and errNotAValue for another version or bytes that are not ours. A payload
+// that the codec refuses is an error too, but the entry's header is returned with it. All of them are misses.
 func decode[V any](b []byte, codec Codec[V]) (*entry[V], error) {
-	if len(b) < headerSize || b[0] != headerVersion || b[1] != kindValue {
+	switch {
+	case len(b) > 1 && b[0] == headerVersion && b[1] == kindTombstone:
+		return nil, errDeleted
+	case len(b) < headerSize || b[0] != headerVersion || (b[1] != kindValue && b[1] != kindAbsence):
 		return nil, errNotAValue
 	}
 	at := func(offset int) int64 { return int64(binary.BigEndian.Uint64(b[offset:])) }
@@ -88,6 +101,9 @@ func decode[V any](b []byte, codec Codec[V]) (*entry[V], error) {
 			TraceFlags: trace.TraceFlags(b[66]),
 			Remote:     true,
 		}),
+	}
+	if e.absent = b[1] == kindAbsence; e.absent {
+		return e, nil
 	}
 	var err error
 	if e.value, err = codec.Decode(b[headerSize:]); err != nil {

@@ -42,12 +42,13 @@ func TestWhatIsNotAValueOfThisVersionIsRefused(t *testing.T) {
 		"nothing":         {},
 		"a short header":  good[:headerSize-1],
 		"another version": changed(0, headerVersion+1),
-		"a tombstone":     changed(1, kindTombstone),
 		"another kind":    changed(1, '?'),
 	} {
 		_, err := decode(b, JSON[string]{})
 		require.ErrorIs(t, err, errNotAValue, name)
 	}
+	_, err = decode(changed(1, kindTombstone), JSON[string]{})
+	require.ErrorIs(t, err, errDeleted)
 	header, err := decode(good[:len(good)-1], JSON[string]{})
 	require.Error(t, err, "a payload that its codec refuses")
 	require.NotNil(t, header, "the header is needed to replace it")

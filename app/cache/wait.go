@@ -10,7 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// What happens to a key, as told on the cache's channel. Only a deletion concerns more than those who wait.
+// What happens to a key, as told on the cache's channel to those who wait and to those who keep copies.
 const (
 	wasFilled  = "filled"
 	hasFailed  = "failed"
@@ -61,7 +61,9 @@ func (w *wakeups) wake(key string) {
 
 // listen receives until the context ends. go-redis reconnects and subscribes again by itself; what was published in
 // between is lost, which is why waiters also poll.
-func (w *wakeups) listen(ctx context.Context, rdb redis.UniversalClient, channel string, onDelete func(key string)) {
+func (w *wakeups) listen(
+	ctx context.Context, rdb redis.UniversalClient, channel string, onFilled, onDeleted func(key string),
+) {
 	subscription := rdb.Subscribe(ctx, channel)
 	defer subscription.Close()
 	messages := subscription.Channel()
@@ -74,8 +76,11 @@ func (w *wakeups) listen(ctx context.Context, rdb redis.UniversalClient, channel
 				return
 			}
 			what, key, _ := strings.Cut(m.Payload, " ")
-			if what == wasDeleted {
-				onDelete(key)
+			switch what {
+			case wasFilled:
+				onFilled(key)
+			case wasDeleted:
+				onDeleted(key)
 			}
 			w.wake(key)
 		}

@@ -217,12 +217,8 @@ func onPort(port int, start func(port int) error) error {
 		return start(port)
 	}
 	for try := 1; ; try++ {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := freePort()
 		if err != nil {
-			return err
-		}
-		port = listener.Addr().(*net.TCPAddr).Port
-		if err := listener.Close(); err != nil {
 			return err
 		}
 		var ended *startError
@@ -230,4 +226,12 @@ func onPort(port int, start func(port int) error) error {
 			return err
 		}
 	}
+}
+
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
 }

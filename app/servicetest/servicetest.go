@@ -5,6 +5,8 @@
 //	pool := servicetest.Pool(t)             // the same, connected
 //	server := servicetest.Redis(t)          // server.URL() is what REDIS_URL takes
 //	client := redis.NewClient(server.Options())
+//	cluster := servicetest.RedisCluster(t)  // three masters, for who must work on a Redis Cluster too
+//	proxy := servicetest.NewProxy(t, addr)  // a network that delays, cuts, and loses replies
 //
 // All of it is safe in parallel tests, and needs no TestMain. The tests of one package share one Postgres process that
 // trades safety for speed (fsync off): a crash of the machine would lose it, and nobody would mind. Each call gets a

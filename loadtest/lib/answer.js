@@ -28,6 +28,12 @@ export function readFacts(response) {
   };
 }
 
+// Returns for how many more seconds an answer says that it is fresh (`; ttl=540` of Cache-Status), or null.
+export function secondsFresh(response) {
+  const stated = (response.headers['Cache-Status'] || '').match(/; ttl=(-?\d+)/);
+  return stated ? Number(stated[1]) : null;
+}
+
 function description(timing, metric) {
   const found = timing.match(new RegExp(`(?:^|,\\s*)${metric};desc="([^"]*)"`));
   return found ? found[1] : null;

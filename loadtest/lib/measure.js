@@ -13,7 +13,9 @@ const redisRoundTrips = new Trend('redis_round_trips');
 const hitDuration = new Trend('hit_duration', true);
 const cacheResults = new Counter('cache_results');
 const cacheHit = new Rate('cache_hit');
+const freshHit = new Rate('fresh_hit');
 const fills = new Counter('fills');
+const renewals = new Counter('renewals');
 const phaseRunning = new Gauge('phase_running');
 
 // The statistics that a row needs of every trend.
@@ -36,6 +38,8 @@ export function record(response, phase, strategy) {
 
   cacheResults.add(1, tags);
   cacheHit.add(facts.result === 'hit' || facts.result === 'stale', tags);
+  // Whoever got something stale has waited a moment for something fresh; only a hit has waited for nothing.
+  freshHit.add(facts.result === 'hit', tags);
   if (facts.result === 'hit') hitDuration.add(response.timings.duration, tags);
   if (facts.dbRoundTrips !== null) dbRoundTrips.add(facts.dbRoundTrips, tags);
   if (facts.redisRoundTrips !== null) redisRoundTrips.add(facts.redisRoundTrips, tags);
@@ -49,6 +53,16 @@ export function record(response, phase, strategy) {
     'the strategy asked for answered': () => body.strategy === strategy,
     'ten posts, best first': () => body.posts.length === TRENDING_POSTS && isSortedByScore(body.posts),
   }, { phase, strategy });
+}
+
+// Counts how often the answer was computed anew, as one observer sees it: for one virtual user, who asks often enough
+// to miss none.
+let lastMade = null;
+export function observed(response, phase) {
+  if (response.status !== 200) return;
+  const made = response.json('generated_at');
+  if (lastMade !== null && made !== lastMade) renewals.add(1, { phase });
+  lastMade = made;
 }
 
 function isSortedByScore(posts) {
@@ -68,6 +82,7 @@ function slices(phase) {
     answered: `http_req_duration{phase:${phase},expected_response:true}`,
     hitDuration: `hit_duration{phase:${phase}}`,
     fills: `fills{phase:${phase}}`,
+    renewals: `renewals{phase:${phase}}`,
     dbRoundTrips: `db_round_trips{phase:${phase}}`,
     dbRoundTripsOfHits: `db_round_trips{phase:${phase},result:hit}`,
     redisRoundTrips: `redis_round_trips{phase:${phase}}`,
@@ -103,6 +118,7 @@ export function row(data, phase, strategy) {
     hit_p99_ms: stat('hitDuration', 'p(99)'),
     hit_ratio: answers > 0 ? (count('hit') + count('stale')) / answers : null,
     fills: count('fills'),
+    renewals: count('renewals'),
     db_round_trips_total: count('dbRoundTrips') > 0
       ? Math.round(values('dbRoundTrips').avg * count('dbRoundTrips'))
       : null,

@@ -30,3 +30,6 @@ export const LATE_SHARE = 0.1;
 
 // An open model must keep its pace to mean anything: at least this share of the planned arrivals is really sent.
 export const ARRIVALS_SENT = 0.99;
+
+// A hot answer that is computed anew only once could have been lucky.
+export const RENEWALS = 2;

@@ -1,0 +1,43 @@
+package cache_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"nervous/app/cache"
+)
+
+func TestADeletionReachesTheLocalCopiesOfOtherReplicas(t *testing.T) {
+	onEachBackend(t, func(t *testing.T, b backend) {
+		s := settings{LocalTTL: time.Hour, TTL: time.Hour}
+		one, other := startProcess(t, b, s), startProcess(t, b, s)
+		old := one.get("k").Value
+		require.Equal(t, old, other.get("k").Value)
+		require.Equal(t, old, one.get("k").Value)
+		reads := calls(t, b.at(t, "k"), "get")
+		require.Equal(t, old, one.get("k").Value)
+		require.Equal(t, old, other.get("k").Value)
+		require.Equal(t, reads, calls(t, b.at(t, "k"), "get"), "both keep copies and ask nobody")
+
+		one.delete("k")
+		require.NotEqual(t, old, one.get("k").Value, "who deletes need not wait for the message")
+		eventually(t, func() bool { return other.get("k").Value != old })
+		require.Equal(t, one.get("k").Value, other.get("k").Value)
+	})
+}
+
+// A copy is for a moment while Redis is there, and for as long as its value lives while it is not.
+func TestLocalCopiesAreServedWhileRedisIsAway(t *testing.T) {
+	onEachBackend(t, func(t *testing.T, b backend) {
+		p := startProcess(t, b, settings{LocalTTL: time.Nanosecond, TTL: time.Hour})
+		value := p.get("k").Value
+		require.Equal(t, value, p.get("k").Value) // read, and so copied
+		require.NoError(t, b.owner(t, "k").Kill())
+		for range 10 { // also when the breaker has opened
+			require.Equal(t, []any{value, cache.ResultHit}, valueAndResult([]Got{p.get("k")}))
+		}
+		require.Len(t, p.fills(), 1)
+	})
+}

@@ -1,0 +1,57 @@
+package cache_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"nervous/app/cache"
+)
+
+func TestWhoHearsNoMessagesReturnsByPoll(t *testing.T) {
+	onEachBackend(t, func(t *testing.T, b backend) {
+		leader, deaf := startProcess(t, b, settings{Held: true}), startProcess(t, b, settings{})
+		led := leader.ask(Ask{"k", 1})
+		leader.started()
+		for _, node := range b.nodes { // cut, and not let in again
+			require.NoError(t, connect(t, node).ACLSetUser(t.Context(), "default", "-subscribe").Err())
+		}
+		b.cutSubscriptions(t)
+		eventually(t, func() bool { return b.subscribers(t) == 0 })
+		waiting := deaf.ask(Ask{"k", 20})
+		deaf.waiters(20)
+		leader.release(Load{Value: "v"})
+		<-led
+		for _, got := range <-waiting {
+			require.Equal(t, []any{"v", cache.ResultWait}, []any{got.Value, got.Result})
+		}
+		require.Positive(t, deaf.waited()["poll"])
+		require.Zero(t, deaf.waited()["push"])
+		require.Empty(t, deaf.fills())
+	})
+}
+
+func TestASubscriptionThatIsCutIsTakenUpAgain(t *testing.T) {
+	onEachBackend(t, func(t *testing.T, b backend) {
+		leader, waiter := startProcess(t, b, settings{Held: true}), startProcess(t, b, settings{Held: true})
+		b.cutSubscriptions(t)
+		eventually(t, func() bool { return b.subscribers(t) == 2 }) // go-redis does that by itself
+		led := leader.ask(Ask{"k", 1})
+		leader.started()
+		waiting := waiter.ask(Ask{"k", 1})
+		// Once it has polled a few times its next poll is far enough away for the push to come first.
+		b.scriptsRun(t, "k", 6)
+		leader.release(Load{Value: "v"})
+		<-led
+		require.Equal(t, []any{"v", cache.ResultWait}, valueAndResult(<-waiting))
+		require.Equal(t, map[string]int64{"push": 1}, waiter.waited())
+	})
+}
+
+// cutSubscriptions ends the connections that listen, on all nodes.
+func (b backend) cutSubscriptions(t *testing.T) {
+	t.Helper()
+	for _, node := range b.nodes {
+		require.NoError(t, connect(t, node).ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
+	}
+}

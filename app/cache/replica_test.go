@@ -1,0 +1,314 @@
+package cache_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/rpc"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+	"go.opentelemetry.io/otel/attribute"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+
+	"nervous/app/cache"
+)
+
+// A replica that is to be killed or paused must be a process of its own. It is this test binary, started again with
+// settings in its environment: a small service around one cache, which the test asks over the process's standard input
+// and output.
+const settingsVariable = "CACHE_REPLICA"
+
+func TestMain(m *testing.M) {
+	logging.Disable() // go-redis reports every fault that we inject
+	if s := os.Getenv(settingsVariable); s != "" {
+		serve([]byte(s))
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// settings are a replica's: where Redis is, what the cache's options are, and how its loader behaves.
+type settings struct {
+	Replica string
+	Redis   []string
+	Cluster bool
+	// Through maps the address of a Redis node to that of the proxy by which this replica reaches it.
+	Through map[string]string
+
+	TTL, StaleFor, SoftTimeout, Lease, LoadTimeout, Cooldown, NegativeTTL, LocalTTL time.Duration
+	MaxValueSize, Bulkhead                                                          int
+
+	// Held loaders wait until the test releases them. The others take LoadTime and answer with the time at which they
+	// began, unless Database says where to ask for it.
+	Held     bool
+	LoadTime time.Duration
+	Database string
+	// Journal is a file to which all replicas add each beginning and end of a fill.
+	Journal string
+}
+
+// The budget of one command, as a service would set it.
+const redisTimeout = 250 * time.Millisecond
+
+func (s settings) client() redis.UniversalClient {
+	dialer := net.Dialer{Timeout: time.Second}
+	return redis.NewUniversalClient(&redis.UniversalOptions{
+		Addrs: s.Redis, IsClusterMode: s.Cluster,
+		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
+		ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, PoolSize: 50,
+		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if proxy, ok := s.Through[address]; ok {
+				address = proxy
+			}
+			return dialer.DialContext(ctx, network, address)
+		},
+	})
+}
+
+// serve is the replica's main. It ends with its standard input, so that it does not outlive the test.
+func serve(encoded []byte) {
+	s := settings{}
+	if err := json.Unmarshal(encoded, &s); err != nil {
+		panic(err)
+	}
+	r := &service{settings: s, begun: make(chan struct{}, 1000), releases: make(chan Load, 1000)}
+	if s.Database != "" {
+		pool, err := pgxpool.New(context.Background(), s.Database)
+		if err != nil {
+			panic(err)
+		}
+		r.pool = pool
+	}
+	if s.Journal != "" {
+		journal, err := os.OpenFile(s.Journal, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			panic(err)
+		}
+		r.journal = journal
+	}
+	r.metrics = sdkmetric.NewManualReader()
+	r.rdb = s.client()
+	r.cache = cache.New(r.rdb, cache.Options[string]{
+		Name: "test", Replica: s.Replica, Load: r.load,
+		TTL: s.TTL, StaleFor: s.StaleFor, SoftTimeout: s.SoftTimeout, Lease: s.Lease,
+		LoadTimeout: s.LoadTimeout, Cooldown: s.Cooldown, NegativeTTL: s.NegativeTTL, LocalTTL: s.LocalTTL,
+		MaxValueSize: s.MaxValueSize, Bulkhead: s.Bulkhead,
+		TracerProvider: sdktrace.NewTracerProvider(), // what is traced can be told apart
+		MeterProvider:  sdkmetric.NewMeterProvider(sdkmetric.WithReader(r.metrics)),
+	})
+	go r.cache.Run(context.Background())
+	server := rpc.NewServer()
+	if err := server.RegisterName("Replica", r); err != nil {
+		panic(err)
+	}
+	server.ServeConn(pipes{os.Stdin, os.Stdout})
+}
+
+// service is what the test can ask of a replica; net/rpc prescribes the form of its methods.
+type service struct {
+	settings settings
+	rdb      redis.UniversalClient
+	cache    *cache.Cache[string]
+	pool     *pgxpool.Pool
+	metrics  *sdkmetric.ManualReader
+	journal  *os.File
+
+	begun    chan struct{}
+	releases chan Load
+
+	mu    sync.Mutex
+	fills []Fill
+}
+
+// Ask is a number of callers who ask for a key at the same moment.
+type Ask struct {
+	Key     string
+	Callers int
+}
+
+// Got is what one of them got. Times are Unix nanoseconds: the processes of one machine share that clock.
+type Got struct {
+	Value        string
+	Result       cache.Result
+	Stored       bool
+	Err          string
+	Began, Ended int64
+}
+
+// Load is how a held loader ends.
+type Load struct {
+	Value  string
+	Absent bool
+	Err    string
+	Panic  string
+}
+
+// Fill is a run of the loader; Ended is zero while it goes on.
+type Fill struct {
+	Key          string
+	Began, Ended int64
+}
+
+// Get asks the cache as often as the callers say, at once.
+func (r *service) Get(a Ask, answers *[]Got) error {
+	*answers = make([]Got, a.Callers)
+	var callers sync.WaitGroup
+	for i := range *answers {
+		callers.Go(func() { (*answers)[i] = r.get(a.Key, r.cache.Get) })
+	}
+	callers.Wait()
+	return nil
+}
+
+// Refresh has the cache compute the value anew.
+func (r *service) Refresh(key string, answer *Got) error {
+	*answer = r.get(key, r.cache.Refresh)
+	return nil
+}
+
+func (r *service) get(key string, how func(context.Context, string) (string, cache.Info, error)) Got {
+	got := Got{Began: time.Now().UnixNano()}
+	value, info, err := how(context.Background(), key)
+	got.Value, got.Result, got.Stored, got.Ended = value, info.Result, info.Stored, time.Now().UnixNano()
+	if err != nil {
+		got.Err = err.Error()
+	}
+	return got
+}
+
+// Delete has the cache forget the key.
+func (r *service) Delete(key string, _ *struct{}) error {
+	return r.cache.Delete(context.Background(), key)
+}
+
+// Started answers once for each run of the loader.
+func (r *service) Started(struct{}, *struct{}) error {
+	<-r.begun
+	return nil
+}
+
+// Release ends one held run.
+func (r *service) Release(l Load, _ *struct{}) error {
+	r.releases <- l
+	return nil
+}
+
+// Fills lists the runs of the loader.
+func (r *service) Fills(_ struct{}, fills *[]Fill) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*fills = append(*fills, r.fills...)
+	return nil
+}
+
+// Question is about a metric, by one of its attributes.
+type Question struct{ Metric, By string }
+
+// Metric answers with the sums, or the numbers of observations, of a metric.
+func (r *service) Metric(q Question, counts *map[string]int64) error {
+	*counts = map[string]int64{}
+	var collected metricdata.ResourceMetrics
+	if err := r.metrics.Collect(context.Background(), &collected); err != nil {
+		return err
+	}
+	add := func(attributes attribute.Set, n int64) {
+		by, _ := attributes.Value(attribute.Key(q.By))
+		(*counts)[by.AsString()] += n
+	}
+	for _, scope := range collected.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if m.Name != q.Metric {
+				continue
+			}
+			switch data := m.Data.(type) {
+			case metricdata.Histogram[float64]:
+				for _, point := range data.DataPoints {
+					add(point.Attributes, int64(point.Count))
+				}
+			case metricdata.Sum[int64]:
+				for _, point := range data.DataPoints {
+					add(point.Attributes, point.Value)
+				}
+			case metricdata.Gauge[int64]:
+				for _, point := range data.DataPoints {
+					add(point.Attributes, point.Value)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// JournalEntry is the beginning of a fill, or its end.
+type JournalEntry struct {
+	Replica string
+	Run     int
+	// Trace is that of the request, or refresh, that asked for the lease.
+	Trace string
+	Fill
+}
+
+func (r *service) load(ctx context.Context, key string) (value string, err error) {
+	began := time.Now().UnixNano()
+	r.mu.Lock()
+	number := len(r.fills)
+	r.fills = append(r.fills, Fill{Key: key, Began: began})
+	r.mu.Unlock()
+	r.write(ctx, number)
+	defer func() {
+		r.mu.Lock()
+		r.fills[number].Ended = time.Now().UnixNano()
+		r.mu.Unlock()
+		r.write(ctx, number)
+	}()
+	r.begun <- struct{}{}
+	switch {
+	case r.settings.Held:
+		return (<-r.releases).end()
+	case r.pool != nil:
+		err := r.pool.QueryRow(ctx, "SELECT name FROM users WHERE id = 1").Scan(&value)
+		return value, err
+	}
+	time.Sleep(r.settings.LoadTime) // the work: it takes this long
+	return fmt.Sprint(began), nil
+}
+
+// write adds a fill to the journal, in one piece, as files that are appended to allow.
+func (r *service) write(ctx context.Context, number int) {
+	if r.journal == nil {
+		return
+	}
+	r.mu.Lock()
+	e := JournalEntry{r.settings.Replica, number, trace.SpanContextFromContext(ctx).TraceID().String(), r.fills[number]}
+	r.mu.Unlock()
+	line, err := json.Marshal(e)
+	if err == nil {
+		_, err = r.journal.Write(append(line, '\n'))
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+func (l Load) end() (string, error) {
+	switch {
+	case l.Panic != "":
+		panic(l.Panic)
+	case l.Err != "":
+		return "", errors.New(l.Err)
+	case l.Absent:
+		return "", cache.ErrNotFound
+	}
+	return l.Value, nil
+}
