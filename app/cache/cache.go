@@ -21,11 +21,11 @@
 //
 // Redis lost: after five failures in a row it is left alone for a second at a time; meanwhile each process serves its
 // local copies, if it keeps any, and else computes for itself, one fill a key and a few in all at a time, and stores
-// nothing (result bypass). The lease lost in mid-fill (a pause longer than the lease, an eviction, a flush): a second fill may run, but the guards
-// of the commit keep the order. A fill that fails, panics or overruns its deadline: one error for all who waited and a
-// short cooldown for those who come next, with the stale value, if there is one, served instead. A value that cannot be
-// decoded is a miss, counted. A deletion that a replica was not told of, because its subscription was down at that
-// moment, leaves that replica's local copy for LocalTTL.
+// nothing (result bypass). The lease lost in mid-fill (a pause longer than the lease, an eviction, a flush): a second
+// fill may run, but the guards of the commit keep the order. A fill that fails, panics or overruns its deadline: one
+// error for all who waited and a short cooldown for those who come next, with the stale value, if there is one, served
+// instead. A value that cannot be decoded is a miss, counted. A deletion that a replica was not told of, because its
+// subscription was down at that moment, leaves that replica's local copy for LocalTTL.
 //
 // The algorithm descends from the leases of Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013); to lift it,
 // copy this folder: it needs go-redis, gobreaker and the OpenTelemetry API. ReadThrough, beside it, is the usual cache

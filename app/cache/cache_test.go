@@ -37,7 +37,7 @@ func newReplica(t *testing.T, server *servicetest.RedisServer, options cache.Opt
 	ran := make(chan struct{})
 	go func() {
 		defer close(ran)
-		c.Run(ctx)
+		_ = c.Run(ctx)
 	}()
 	t.Cleanup(func() {
 		stop()

@@ -67,7 +67,7 @@ func TestAFillThatOutlivesItsSuccessorsValueCannotCommit(t *testing.T) {
 		quick.release(Load{Value: "new"})
 		got := (<-new)[0]
 		require.True(t, got.Stored)
-		time.Sleep(2 * time.Duration(got.Ended-got.Began)) // by now it has expired
+		<-time.After(2 * time.Duration(got.Ended-got.Began)) // by now it has expired
 		slow.release(Load{Value: "deleted"})
 		require.False(t, (<-old)[0].Stored)
 	})
@@ -87,7 +87,7 @@ func TestACommitThatArrivesAfterItsTombstoneIsRefused(t *testing.T) {
 		require.NoError(t, b.owner(t, "k").Pause())
 		filling.release(Load{Value: "deleted"})
 		require.False(t, (<-late)[0].Stored)
-		time.Sleep(remains) // the fault: it hangs for this long
+		<-time.After(remains) // the fault: it hangs for this long
 		require.NoError(t, b.owner(t, "k").Resume())
 		// What is in its sockets already it does before it hears a new client.
 		require.Zero(t, b.at(t, "k").Exists(t.Context(), "cache:{k}").Val())

@@ -99,6 +99,6 @@ func calls(t *testing.T, server *redis.Client, command string) (n int) {
 	t.Helper()
 	stats, err := server.InfoMap(t.Context(), "commandstats").Result()
 	require.NoError(t, err)
-	fmt.Sscanf(stats["Commandstats"]["cmdstat_"+command], "calls=%d,", &n)
+	_, _ = fmt.Sscanf(stats["Commandstats"]["cmdstat_"+command], "calls=%d,", &n) // not listed is never called: 0
 	return n
 }

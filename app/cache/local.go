@@ -29,7 +29,8 @@ func (l *local[V]) now() uint64 {
 	return l.epoch
 }
 
-// keep remembers what was read in the given epoch. When there is no room an arbitrary copy gives way: all are short-lived.
+// keep remembers what was read in the given epoch. When there is no room an arbitrary copy gives way: all are
+// short-lived.
 func (l *local[V]) keep(key string, e *entry[V], epoch uint64) {
 	if l.ttl <= 0 || e == nil {
 		return

@@ -55,7 +55,7 @@ func (c *Cache[V]) readMany(ctx context.Context, keys []string) ([]*entry[V], er
 	err := c.breaker.do(ctx, func() error {
 		replies := make([]*redis.StringCmd, len(asked))
 		// The pipeline's own error is the first of its commands'; a missing value is one.
-		c.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		_, _ = c.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			for n, i := range asked {
 				replies[n] = pipe.Get(ctx, c.valueKey(keys[i]))
 			}

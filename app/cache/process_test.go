@@ -93,6 +93,7 @@ func (p *process) ask(a Ask) <-chan []Got {
 	return answers
 }
 
+//nolint:unparam // that it is always the same key is the tests' business
 func (p *process) delete(key string) {
 	p.t.Helper()
 	p.call("Delete", key, &struct{}{})

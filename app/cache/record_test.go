@@ -17,8 +17,9 @@ import (
 	"nervous/app/servicetest"
 )
 
-// record is what Redis itself says that it did: it follows MONITOR, which names every command in the order of execution,
-// also those inside scripts, and holds each to the rules of the algorithm. So what replicas believe does not matter.
+// record is what Redis itself says that it did: it follows MONITOR, which names every command in the order of
+// execution, also those inside scripts, and holds each to the rules of the algorithm. So what replicas believe does not
+// matter.
 type record struct {
 	scripts map[string]string // names by hash
 
@@ -62,7 +63,7 @@ func watch(t *testing.T, server *servicetest.RedisServer) *record {
 // attach follows a server until it ends. After a restart it is called again; what was done in between is not recorded.
 func (r *record) attach(t *testing.T, server *servicetest.RedisServer) {
 	t.Helper()
-	conn, err := net.Dial("tcp", server.Addr())
+	conn, err := net.DialTimeout("tcp", server.Addr(), time.Minute)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	_, err = fmt.Fprint(conn, "MONITOR\r\n")

@@ -107,7 +107,7 @@ func serve(encoded []byte) {
 		TracerProvider: sdktrace.NewTracerProvider(), // what is traced can be told apart
 		MeterProvider:  sdkmetric.NewMeterProvider(sdkmetric.WithReader(r.metrics)),
 	})
-	go r.cache.Run(context.Background())
+	go func() { _ = r.cache.Run(context.Background()) }()
 	server := rpc.NewServer()
 	if err := server.RegisterName("Replica", r); err != nil {
 		panic(err)

@@ -87,7 +87,7 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return // the test has ended
 		}
-		server, err := net.Dial("tcp", p.target)
+		server, err := net.DialTimeout("tcp", p.target, time.Minute)
 		if err != nil {
 			_ = client.Close() // as a server that is not there would
 			continue
@@ -142,6 +142,6 @@ func (p *Proxy) answered(pair *pair) bool {
 		close(losing.lost)
 		return false
 	}
-	time.Sleep(delay) // the fault itself: nobody waits for anything else here
+	<-time.After(delay) // the fault itself: nobody waits for anything else here
 	return true
 }
