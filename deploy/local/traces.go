@@ -56,10 +56,12 @@ type traceMemory struct {
 	pinned  map[string]bool
 	waiters []*span
 	changed chan struct{} // closed and replaced whenever spans arrive
+	delays  *delays
 }
 
 func newTraceMemory() *traceMemory {
-	return &traceMemory{traces: map[string][]*span{}, pinned: map[string]bool{}, changed: make(chan struct{})}
+	return &traceMemory{traces: map[string][]*span{}, pinned: map[string]bool{}, changed: make(chan struct{}),
+		delays: newDelays()}
 }
 
 // add takes one export's spans.
@@ -81,6 +83,7 @@ func (m *traceMemory) add(resources []*tracepb.ResourceSpans) {
 
 func (m *traceMemory) keep(s *span) {
 	m.counted++
+	m.delays.see(s)
 	spans, known := m.traces[s.trace]
 	if len(spans) >= keptSpansPerTrace {
 		return
