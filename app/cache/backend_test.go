@@ -84,7 +84,9 @@ func (b backend) await(t *testing.T) {
 }
 
 // proxies puts a proxy before each node.
-func (b backend) proxies(t *testing.T) (through map[string]string, byNode map[*servicetest.RedisServer]*servicetest.Proxy) {
+func (b backend) proxies(
+	t *testing.T,
+) (through map[string]string, byNode map[*servicetest.RedisServer]*servicetest.Proxy) {
 	t.Helper()
 	through, byNode = map[string]string{}, map[*servicetest.RedisServer]*servicetest.Proxy{}
 	for _, node := range b.nodes {
