@@ -17,7 +17,7 @@ import (
 func TestTheBreakerOpensAfterFiveFailuresAndClosesAgain(t *testing.T) {
 	t.Parallel()
 	b := oneRedis(t)
-	p := startProcess(t, b, settings{})
+	p := startProcess(t, b, settings{RedisTimeout: redisTimeout})
 	state := func() int64 { return p.metric(cache.MetricBreaker, "cache")["test"] }
 	const closed, open = 0, 2
 	require.NoError(t, b.nodes[0].Pause())

@@ -76,7 +76,9 @@ func TestAFillThatOutlivesItsSuccessorsValueCannotCommit(t *testing.T) {
 // Redis hangs with a commit in its socket until the tombstone that should have stopped it has expired.
 func TestACommitThatArrivesAfterItsTombstoneIsRefused(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
-		held := settings{Held: true, Lease: 100 * time.Millisecond, LoadTimeout: time.Second}
+		held := settings{
+			Held: true, Lease: 100 * time.Millisecond, LoadTimeout: time.Second, RedisTimeout: redisTimeout,
+		}
 		filling := startProcess(t, b, held)
 		node := b.at(t, "k")
 		late := filling.ask(Ask{"k", 1})

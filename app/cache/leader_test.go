@@ -57,6 +57,22 @@ func TestALeaderThatIsKilledIsSucceededOnce(t *testing.T) {
 	})
 }
 
+func TestALeaderThatTakesLongKeepsItsLease(t *testing.T) {
+	onEachBackend(t, func(t *testing.T, b backend) {
+		const short = time.Second
+		held := settings{Held: true, Lease: short, LoadTimeout: time.Minute}
+		leader, waiter := startProcess(t, b, held), startProcess(t, b, held)
+		led := leader.ask(Ask{"k", 1})
+		leader.started()
+		waiting := waiter.ask(Ask{"k", 1})
+		time.Sleep(3 * short) // the work takes that long
+		leader.release(Load{Value: "v"})
+		require.Equal(t, []any{"v", cache.ResultMiss}, valueAndResult(<-led))
+		require.Equal(t, []any{"v", cache.ResultWait}, valueAndResult(<-waiting))
+		require.Equal(t, 1, runs(leader, waiter))
+	})
+}
+
 func TestALeaderThatPausesBeyondItsLeaseCannotUndoANewerValue(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		held := settings{Held: true, Lease: 500 * time.Millisecond, LoadTimeout: time.Minute}

@@ -94,7 +94,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	for i, takes := range []time.Duration{5 * time.Millisecond, 60 * time.Millisecond, 400 * time.Millisecond} {
 		through, proxies := c.backend.proxies(t)
 		m := &member{proxy: proxies[c.backend.nodes[0]], settings: settings{
-			Through: through, Journal: c.journal, LoadTime: takes,
+			Through: through, Journal: c.journal, LoadTime: takes, RedisTimeout: redisTimeout,
 			TTL: 200 * time.Millisecond, StaleFor: 100 * time.Millisecond, SoftTimeout: 20 * time.Millisecond,
 			Lease: 300 * time.Millisecond, LoadTimeout: time.Second, Cooldown: 50 * time.Millisecond,
 		}}

@@ -59,7 +59,7 @@ func TestRedisFailsDuringAFill(t *testing.T) {
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			onEachBackend(t, func(t *testing.T, b backend) {
-				held := settings{Held: true, Lease: lease, LoadTimeout: time.Minute}
+				held := settings{Held: true, Lease: lease, LoadTimeout: time.Minute, RedisTimeout: redisTimeout}
 				leader, waiter := startProcess(t, b, held), startProcess(t, b, held)
 				led := leader.ask(Ask{"k", 20})
 				leader.started()
@@ -101,7 +101,7 @@ func TestRedisFailsDuringAFill(t *testing.T) {
 func TestASlowRedisIsStillShared(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		through, proxies := b.proxies(t)
-		slow := settings{Held: true, Through: through, Lease: lease}
+		slow := settings{Held: true, Through: through, Lease: lease, RedisTimeout: redisTimeout}
 		leader, waiter := startProcess(t, b, slow), startProcess(t, b, slow)
 		for _, proxy := range proxies {
 			proxy.Delay(redisTimeout / 5)

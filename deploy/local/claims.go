@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"time"
 )
@@ -19,14 +20,19 @@ type claim struct {
 
 // measurements is what a run finds out: by this program, and by the load script, phase by phase.
 type measurements struct {
-	ready  time.Duration
-	phases map[string]phase
+	ready          time.Duration
+	phases         map[string]phase
+	takeover       *takeover // nil where nobody could be killed in time
+	waiterDelayP99 *float64  // in milliseconds
 }
 
 // phase is one phase of loadtest/trending.js as its summary reports it, as far as a claim needs it. What has no sample
 // is nil.
 type phase struct {
 	Requests           *float64 `json:"requests"`
+	Hits               *float64 `json:"hits"`
+	Waits              *float64 `json:"waits"`
+	Renewals           *float64 `json:"renewals"`
 	Failed             *float64 `json:"failed"`
 	P50                *float64 `json:"p50_ms"`
 	HitP95             *float64 `json:"hit_p95_ms"`
@@ -36,7 +42,7 @@ type phase struct {
 }
 
 // claims is the table. A later pattern adds its rows; one that a run cannot measure yet is left out, not guessed.
-func claims() []claim {
+func claims(m measurements) []claim {
 	return []claim{{
 		id:   "trending.cold_query_ms",
 		says: "one uncached answer is slow: a second or two on two cores (reported)",
@@ -66,6 +72,19 @@ func claims() []claim {
 		says: "hits stay fast in the spike, 300 a second: p95 below 200 ms",
 		unit: "ms", measure: of("spike", func(p phase) *float64 { return p.HitP95 }), holds: below(200),
 	}, {
+		id:   "trending.lease.waiter_delay_p99_ms",
+		says: "who waits is woken, not left to poll: p99 within 50 ms of the commit",
+		unit: "ms", measure: func(m measurements) *float64 { return m.waiterDelayP99 }, holds: below(50),
+	}, {
+		id:   "trending.lease.waited_during_refresh",
+		says: "nobody waits while a hot answer is computed anew: 0",
+		unit: "requests", measure: of("refresh", waitedDuringRefresh), holds: equals(0),
+	}, {
+		id:   "trending.lease.takeover_ms",
+		says: "kill -9 of who queries: another takes over within lease + 1 query",
+		unit: "ms", measure: func(m measurements) *float64 { return m.takeover.milliseconds() },
+		holds: func(float64) bool { return m.takeover.inTime() },
+	}, {
 		id:   "deploy.ready_seconds",
 		says: "data loaded and three replicas ready behind the door in under 60 s",
 		unit: "s", measure: func(m measurements) *float64 { return new(m.ready.Seconds()) }, holds: below(60),
@@ -74,6 +93,15 @@ func claims() []claim {
 
 func of(name string, figure func(phase) *float64) func(measurements) *float64 {
 	return func(m measurements) *float64 { return figure(m.phases[name]) }
+}
+
+// waitedDuringRefresh counts everybody who got anything but a fresh hit: whoever waited, computed, failed, or was
+// served something stale after a moment's hope for something fresh. Without two refreshes there was nothing to wait for.
+func waitedDuringRefresh(p phase) *float64 {
+	if p.Requests == nil || p.Hits == nil || p.Renewals == nil || *p.Renewals < 2 {
+		return nil
+	}
+	return new(*p.Requests - *p.Hits)
 }
 
 func equals(want float64) func(float64) bool  { return func(got float64) bool { return got == want } }
@@ -94,7 +122,7 @@ type verdict struct {
 // judge holds each claim against what was measured. A claim without a measurement does not hold.
 func judge(m measurements) []verdict {
 	var verdicts []verdict
-	for _, c := range claims() {
+	for _, c := range claims(m) {
 		v := verdict{ID: c.id, Says: c.says, Unit: c.unit, Measured: c.measure(m), reported: c.holds == nil}
 		v.Holds = v.Measured != nil && (c.holds == nil || c.holds(*v.Measured))
 		verdicts = append(verdicts, v)
@@ -106,6 +134,23 @@ func judge(m measurements) []verdict {
 type loadResults struct {
 	Phases           map[string]phase `json:"phases"`
 	ThresholdsPassed bool             `json:"thresholds_passed"`
+}
+
+// and adds the phases of another run.
+func (r loadResults) and(other loadResults) loadResults {
+	maps.Copy(r.Phases, other.Phases)
+	r.ThresholdsPassed = r.ThresholdsPassed && other.ThresholdsPassed
+	return r
+}
+
+// waits is how many answers were waited for, over all phases.
+func (r loadResults) waits() (n int) {
+	for _, p := range r.Phases {
+		if p.Waits != nil {
+			n += int(*p.Waits)
+		}
+	}
+	return n
 }
 
 func readResults(path string) (loadResults, error) {

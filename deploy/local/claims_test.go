@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +20,8 @@ const asPromised = `{
     "preload":    {"strategy": "preload", "requests": 20, "db_round_trips_median": 2},
     "ttl":        {"strategy": "ttl", "requests": 20, "failed": 0, "fills": 20},
     "lease_1000": {"strategy": "lease", "requests": 1000, "fills": 1},
-    "spike":      {"strategy": "lease", "requests": 6000, "db_round_trips_median_hit": 0, "hit_p95_ms": 12.3}
+    "spike":      {"strategy": "lease", "requests": 6000, "db_round_trips_median_hit": 0, "hit_p95_ms": 12.3},
+    "refresh":    {"strategy": "lease", "requests": 1620, "hits": 1620, "renewals": 3}
   }
 }`
 
@@ -31,9 +33,17 @@ func results(t *testing.T, text string) loadResults {
 	return found
 }
 
+// measured is a run in which only what the load script found is open.
+func measured(t *testing.T, text string) measurements {
+	return measurements{
+		ready: 42 * time.Second, phases: results(t, text).Phases, waiterDelayP99: new(7.5),
+		takeover: &takeover{took: 3500 * time.Millisecond, fill: 1200 * time.Millisecond, fills: 1},
+	}
+}
+
 func TestEveryClaimHoldsWhenAllIsAsPromised(t *testing.T) {
 	t.Parallel()
-	verdicts := judge(measurements{ready: 42 * time.Second, phases: results(t, asPromised).Phases})
+	verdicts := judge(measured(t, asPromised))
 	require.Empty(t, broken(verdicts))
 	table := claimsTable(verdicts)
 	require.Contains(t, table, "(reported)   1235 ms          reported\n")
@@ -55,6 +65,8 @@ func TestAClaimBreaksWhereItShould(t *testing.T) {
 		{"trending.lease.fills", "lease_1000", "fills", 2},
 		{"trending.lease.fills", "lease_1000", "fills", 0},
 		{"trending.lease.hit_p95_ms", "spike", "hit_p95_ms", 200},
+		{"trending.lease.waited_during_refresh", "refresh", "hits", 1619},
+		{"trending.lease.waited_during_refresh", "refresh", "renewals", 1},
 	} {
 		t.Run(c.id, func(t *testing.T) {
 			t.Parallel()
@@ -63,17 +75,45 @@ func TestAClaimBreaksWhereItShould(t *testing.T) {
 			found["phases"].(map[string]any)[c.phase].(map[string]any)[c.field] = c.measured
 			changed, err := json.Marshal(found)
 			require.NoError(t, err)
-			verdicts := judge(measurements{ready: time.Second, phases: results(t, string(changed)).Phases})
-			require.Equal(t, []string{c.id}, broken(verdicts))
+			require.Equal(t, []string{c.id}, broken(judge(measured(t, string(changed)))))
 		})
 	}
-	slow := judge(measurements{ready: time.Minute, phases: results(t, asPromised).Phases})
-	require.Equal(t, []string{"deploy.ready_seconds"}, broken(slow))
+	for id, spoil := range map[string]func(*measurements){
+		"deploy.ready_seconds":                func(m *measurements) { m.ready = time.Minute },
+		"trending.lease.waiter_delay_p99_ms":  func(m *measurements) { m.waiterDelayP99 = new(50.0) },
+		"trending.lease.takeover_ms":          func(m *measurements) { m.takeover.took = 4200 * time.Millisecond },
+		"trending.lease.takeover_ms (nobody)": func(m *measurements) { m.takeover.took = 0 },
+		"trending.lease.takeover_ms (fills)":  func(m *measurements) { m.takeover.fills = 2 },
+		"trending.lease.takeover_ms (failed)": func(m *measurements) { m.takeover.failed = 1 },
+		"trending.lease.takeover_ms (no one)": func(m *measurements) { m.takeover = nil },
+	} {
+		m := measured(t, asPromised)
+		spoil(&m)
+		want, _, _ := strings.Cut(id, " ")
+		require.Equal(t, []string{want}, broken(judge(m)), id)
+	}
+}
+
+func TestWithoutTwoRefreshesNothingWasWaitedFor(t *testing.T) {
+	t.Parallel()
+	require.Nil(t, waitedDuringRefresh(phase{Requests: new(100.0), Hits: new(100.0), Renewals: new(1.0)}))
+	require.Nil(t, waitedDuringRefresh(phase{}))
+	require.InDelta(t, 3, *waitedDuringRefresh(phase{Requests: new(100.0), Hits: new(97.0), Renewals: new(2.0)}), 0)
+}
+
+func TestRunsOfTheLoadScriptAddUp(t *testing.T) {
+	t.Parallel()
+	first := results(t, `{"thresholds_passed": true, "phases": {"spike": {"waits": 40}, "lease": {"waits": 19}}}`)
+	second := results(t, `{"thresholds_passed": false, "phases": {"refresh": {"waits": 2}}}`)
+	both := first.and(second)
+	require.Equal(t, 61, both.waits())
+	require.Contains(t, both.Phases, "refresh")
+	require.False(t, both.ThresholdsPassed)
 }
 
 func TestWhatWasNotMeasuredDoesNotHold(t *testing.T) {
 	t.Parallel()
 	verdicts := judge(measurements{ready: time.Second, phases: map[string]phase{}})
-	require.Len(t, broken(verdicts), len(claims())-1)
+	require.Len(t, broken(verdicts), len(claims(measurements{}))-1)
 	require.Contains(t, claimsTable(verdicts), "nothing")
 }

@@ -23,11 +23,35 @@ func (d *deployment) compare(ctx context.Context, g *graph) (loadResults, error)
 	results, report := filepath.Join(d.dir, "trending.json"), filepath.Join(d.dir, "trending.html")
 	d.say("the load script runs: a spike, then each strategy's cold burst. Two minutes; watch it at %s", d.at.graph.url())
 	g.begin(&url.URL{Scheme: "http", Host: dashboard.address()})
-	script := d.loadScript(results, report, dashboard)
+	defer g.finish(report)
+	return d.load(ctx, drawn(d.loadScript("k6", results), report, dashboard), results)
+}
+
+// A TTL so short that several refreshes fall into half a minute, and still long against the query.
+var shortLived = []string{"TRENDING_TTL=12s", "TRENDING_STALE_FOR=30s"}
+
+// refresh runs the part of the load script that watches a hot answer being computed anew, on replicas whose answers do
+// not last as long as usual.
+func (d *deployment) refresh(ctx context.Context) (loadResults, error) {
+	d.say("the replicas come back with a TTL of seconds: who waits while a hot answer is computed anew? Half a minute")
+	if err := d.rollout(ctx, shortLived...); err != nil {
+		return loadResults{}, err
+	}
+	results := filepath.Join(d.dir, "refresh.json")
+	script := d.loadScript("k6 refresh", results)
+	script.env = append(script.env, "SCENARIO=refresh")
+	found, err := d.load(ctx, script, results)
+	if err != nil {
+		return loadResults{}, err
+	}
+	return found, d.rollout(ctx)
+}
+
+// load runs a load script, prints its tables, and returns what it found.
+func (d *deployment) load(ctx context.Context, script part, results string) (loadResults, error) {
 	finish := signOfLife()
 	failure := d.parts.run(ctx, script)
 	finish()
-	g.finish(report)
 	if ctx.Err() != nil {
 		return loadResults{}, failure
 	}

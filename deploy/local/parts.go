@@ -101,7 +101,7 @@ func (d *deployment) replica(i int) part {
 	return part{name: name, ready: d.at.replicas[i].url() + "/readyz", command: []string{d.path("app/app"), "serve"},
 		env: []string{
 			"LISTEN_ADDR=" + d.at.replicas[i].address(), "REPLICA_ID=" + name,
-			"DATABASE_URL=" + d.databaseURL, "REDIS_URL=" + d.redisURL,
+			"DATABASE_URL=" + d.databaseURL, "REDIS_URL=" + d.redisURL, "TRENDING_LEASE=" + leaseTime.String(),
 			// The demonstration: a caller may ask for a naive strategy and see what it costs.
 			"ALLOW_STRATEGY_OVERRIDE=true",
 			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + d.receiver.url() + "/v1/traces",
@@ -127,8 +127,8 @@ func (d *deployment) frontDoor() part {
 	}}
 }
 
-// loadScript is k6 with the moving graph. Its metrics go where the replicas' go.
-func (d *deployment) loadScript(results, report string, dashboard place) part {
+// loadScript is k6. Its metrics go where the replicas' go.
+func (d *deployment) loadScript(name, results string) part {
 	endpoint := []string{
 		"K6_OTEL_HTTP_EXPORTER_ENDPOINT=" + d.at.prometheus.address(),
 		"K6_OTEL_HTTP_EXPORTER_URL_PATH=/api/v1/otlp/v1/metrics",
@@ -136,17 +136,24 @@ func (d *deployment) loadScript(results, report string, dashboard place) part {
 	if d.has.collector {
 		endpoint = []string{"K6_OTEL_HTTP_EXPORTER_ENDPOINT=" + d.at.collector.address()}
 	}
-	// Quiet, because its banner names the dashboard's own address, and a browser there would keep it from ending.
-	return part{name: "k6", command: []string{
-		"k6", "run", "--quiet", "--address=127.0.0.1:0", "--out=opentelemetry", "--out=web-dashboard",
-		d.path("loadtest/trending.js"),
+	return part{name: name, command: []string{
+		"k6", "run", "--quiet", "--address=127.0.0.1:0", "--out=opentelemetry", d.path("loadtest/trending.js"),
 	}, env: append(endpoint,
 		"BASE_URL="+d.at.door.url(), "RESULTS="+results, "K6_NO_USAGE_REPORT=true",
 		"K6_OTEL_EXPORTER_PROTOCOL=http/protobuf", "K6_OTEL_HTTP_EXPORTER_INSECURE=true",
 		"K6_OTEL_METRIC_PREFIX=k6_", "K6_OTEL_EXPORT_INTERVAL=2s", "OTEL_GO_X_PER_SERIES_START_TIMESTAMPS=true",
+	)}
+}
+
+// drawn adds the moving graph. The script stays quiet, because its banner would name the dashboard's own address, and a
+// browser there would keep it from ending.
+func drawn(script part, report string, dashboard place) part {
+	script.command = append(script.command, "--out=web-dashboard")
+	script.env = append(script.env,
 		"K6_WEB_DASHBOARD_HOST=127.0.0.1", fmt.Sprintf("K6_WEB_DASHBOARD_PORT=%d", dashboard.port),
 		"K6_WEB_DASHBOARD_PERIOD=1s", "K6_WEB_DASHBOARD_EXPORT="+report,
-	)}
+	)
+	return script
 }
 
 // endpoints tell the shared configuration files where things are when nothing has a name on a network.

@@ -69,7 +69,20 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	verdicts := judge(measurements{ready: ready, phases: results.Phases})
+	measured := measurements{ready: ready, phases: results.Phases}
+	measured.waiterDelayP99 = traces.waiterDelayP99(ctx, results.waits())
+	if alone := results.Phases["alone"].P50; alone != nil {
+		coldQuery := time.Duration(*alone * float64(time.Millisecond))
+		if measured.takeover, err = d.killTheLeader(ctx, coldQuery); err != nil {
+			return err
+		}
+	}
+	refreshed, err := d.refresh(ctx)
+	if err != nil {
+		return err
+	}
+	results = results.and(refreshed)
+	verdicts := judge(measured)
 	if o.json != "" {
 		m := describeMachine(ctx, d.databaseURL, d.redisURL, o.scale)
 		if err := writeClaims(o.json, m, verdicts); err != nil {

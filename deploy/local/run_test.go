@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -40,7 +39,7 @@ func TestAMissedThresholdIsToldEvenIfTheClaimsHold(t *testing.T) {
 func TestClaimsAsJSON(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "claims.json")
-	verdicts := judge(measurements{ready: 42 * time.Second, phases: results(t, asPromised).Phases})
+	verdicts := judge(measured(t, asPromised))
 	require.NoError(t, writeClaims(path, machine{OS: "linux", Cores: 2}, verdicts))
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)

@@ -52,6 +52,7 @@ type supervisor struct {
 type watched struct {
 	name string
 	end  func() error    // ends it and waits for that
+	kill func() error    // kill -9, and waits for that; nil for what somebody else started
 	gone <-chan struct{} // closed when it has ended
 	how  func() string   // how it ended, known after gone; nil where nobody can tell
 }
@@ -76,7 +77,10 @@ func (s *supervisor) start(ctx context.Context, p part) error {
 	if err != nil {
 		return err
 	}
-	s.watch(watched{p.name, running.stop, running.gone, func() string { return ending(running.err) }})
+	s.watch(watched{
+		name: p.name, end: running.stop, kill: running.kill, gone: running.gone,
+		how: func() string { return ending(running.err) },
+	})
 	if p.ready == "" {
 		return nil
 	}
@@ -98,7 +102,7 @@ func (s *supervisor) watch(w watched) {
 		<-w.gone
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.stopping {
+		if s.stopping || !s.watches(w) {
 			return
 		}
 		how := "ended by itself"
@@ -142,6 +146,7 @@ func (s *supervisor) stop() error {
 
 // process is a program that was started.
 type process struct {
+	group  int // its own
 	cancel context.CancelFunc
 	gone   chan struct{} // closed when neither it nor anything that it started is left
 	err    error         // how it ended; valid after gone
@@ -152,6 +157,13 @@ func (p *process) stop() error {
 	p.cancel()
 	<-p.gone
 	return nil
+}
+
+// kill ends the process, and what it started, without giving it a chance to do anything about that.
+func (p *process) kill() error {
+	err := syscall.Kill(-p.group, syscall.SIGKILL)
+	<-p.gone
+	return err
 }
 
 func (s *supervisor) spawn(ctx context.Context, p part) (*process, error) {
@@ -175,7 +187,7 @@ func (s *supervisor) spawn(ctx context.Context, p part) (*process, error) {
 		cancel()
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
-	running := &process{cancel: cancel, gone: make(chan struct{})}
+	running := &process{group: cmd.Process.Pid, cancel: cancel, gone: make(chan struct{})}
 	go func() {
 		defer close(running.gone)
 		running.err = cmd.Wait()

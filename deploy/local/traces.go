@@ -58,11 +58,12 @@ type traceMemory struct {
 	pinned  map[string]bool
 	waiters map[string][]*span // by replica: a burst on one must not crowd out the others
 	changed chan struct{}      // closed and replaced whenever spans arrive
+	delays  *delays
 }
 
 func newTraceMemory() *traceMemory {
 	return &traceMemory{traces: map[string][]*span{}, pinned: map[string]bool{}, waiters: map[string][]*span{},
-		changed: make(chan struct{})}
+		changed: make(chan struct{}), delays: newDelays()}
 }
 
 // add takes one export's spans.
@@ -84,6 +85,7 @@ func (m *traceMemory) add(resources []*tracepb.ResourceSpans) {
 
 func (m *traceMemory) keep(s *span) {
 	m.counted++
+	m.delays.see(s)
 	spans, known := m.traces[s.trace]
 	if len(spans) >= keptSpansPerTrace {
 		return
