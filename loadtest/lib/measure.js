@@ -46,10 +46,16 @@ export function record(response, phase, strategy) {
   // Whoever misses runs the query for all who wait; a strategy that bypasses the cache runs it every time.
   if (facts.result === 'miss' || facts.result === 'bypass') fills.add(1, tags);
 
-  const body = response.json();
   check(response, {
     'Cache-Status and Server-Timing agree': () => facts.consistent,
     'round-trips are stated': () => facts.dbRoundTrips !== null && facts.redisRoundTrips !== null,
+  }, { phase, strategy });
+
+  // Parsing a body costs more than the service spends on a hit, on the same cores. Hits all come from one stored value,
+  // so one in ten of them is read.
+  if (facts.result === 'hit' && Math.random() >= 0.1) return;
+  const body = response.json();
+  check(response, {
     'the strategy asked for answered': () => body.strategy === strategy,
     'ten posts, best first': () => body.posts.length === TRENDING_POSTS && isSortedByScore(body.posts),
   }, { phase, strategy });
