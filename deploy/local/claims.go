@@ -96,7 +96,8 @@ func of(name string, figure func(phase) *float64) func(measurements) *float64 {
 }
 
 // waitedDuringRefresh counts everybody who got anything but a fresh hit: whoever waited, computed, failed, or was
-// served something stale after a moment's hope for something fresh. Without two refreshes there was nothing to wait for.
+// served something stale after a moment's hope for something fresh. Without two refreshes there was nothing to wait
+// for.
 func waitedDuringRefresh(p phase) *float64 {
 	if p.Requests == nil || p.Hits == nil || p.Renewals == nil || *p.Renewals < 2 {
 		return nil
