@@ -40,6 +40,8 @@ var (
 		{cache.MetricLeaseWait, "s", histogram},
 		{cache.MetricWaiters, "{request}", gauge},
 		{cache.MetricValueAge, "s", histogram},
+		{cache.MetricRefused, "{value}", counter},
+		{cache.MetricBreaker, "{state}", gauge},
 		{api.MetricRoundTrips, "{round_trip}", histogram},
 		{telemetry.StoreRoundTrips, "{round_trip}", counter},
 		{telemetry.TelemetrySpans, "{span}", counter},

@@ -20,7 +20,7 @@ func newDelays() *delays {
 	return &delays{committing: map[string]time.Time{}, returned: map[string][]time.Time{}}
 }
 
-// see takes one span. A nil *delays, one that has been read, keeps nothing.
+// see takes one span. A nil *delays keeps nothing: the measurement has ended.
 func (d *delays) see(s *span) {
 	if d == nil {
 		return
@@ -33,49 +33,56 @@ func (d *delays) see(s *span) {
 	}
 }
 
-// known returns the delays of which both ends have arrived, the shortest first.
-func (d *delays) known() (all []time.Duration) {
-	for trace, committing := range d.committing {
-		for _, returned := range d.returned[trace] {
-			all = append(all, returned.Sub(committing))
+// of returns the delays of those who waited for the fill that exactly so many waited for, the shortest first; none
+// while one of them, or the commit, has not arrived: a part of the waits might not be the slowest part.
+func (d *delays) of(waits int) []time.Duration {
+	for trace, returned := range d.returned {
+		committing, known := d.committing[trace]
+		if !known || len(returned) != waits {
+			continue
 		}
+		all := make([]time.Duration, waits)
+		for i, at := range returned {
+			all[i] = at.Sub(committing)
+		}
+		slices.Sort(all)
+		return all
 	}
-	slices.Sort(all)
-	return all
+	return nil
 }
 
-// waiterDelayP99 returns the delay that 99 of 100 waiters did not exceed, in milliseconds, once as many waits are known
-// as the load script has counted; nil when they do not arrive, or when nobody waited: a part of them would not be the
-// slowest part. It is asked once; nothing is kept for it afterwards.
-func (m *traceMemory) waiterDelayP99(ctx context.Context, waits int) *float64 {
+// waiterDelayP99 returns, in milliseconds, the delay that 99 of 100 did not exceed of those who waited in a phase of
+// the load script; nil where nobody waited, or when the spans do not arrive.
+func (m *traceMemory) waiterDelayP99(ctx context.Context, p phase) *float64 {
+	if p.Waits == nil || *p.Waits == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
 		m.mu.Lock()
-		known, more := m.delays.known(), m.changed
-		if len(known) >= waits {
-			m.delays = nil
-		}
+		found, more := m.delays.of(int(*p.Waits)), m.changed
 		m.mu.Unlock()
-		if len(known) >= waits {
-			return percentile(known, 0.99)
+		if found != nil {
+			return percentile(found, 0.99)
 		}
 		select {
 		case <-more:
 		case <-ctx.Done():
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			m.delays = nil
 			return nil
 		}
 	}
 }
 
-// percentile is the nearest rank among sorted durations, in milliseconds; nil among none.
+// endDelays ends the measurement: a deployment that stays up would collect them for ever.
+func (m *traceMemory) endDelays() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.delays = nil
+}
+
+// percentile is the nearest rank among sorted durations, in milliseconds.
 func percentile(sorted []time.Duration, share float64) *float64 {
-	if len(sorted) == 0 {
-		return nil
-	}
 	rank := int(math.Ceil(share * float64(len(sorted))))
 	return new(milliseconds(sorted[rank-1]))
 }

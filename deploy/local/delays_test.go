@@ -31,9 +31,12 @@ func TestTheDelayIsFromTheCommitToTheEndOfTheWait(t *testing.T) {
 	for n := 1; n < 100; n++ {
 		m.keep(waiter(n, "work", time.Duration(n%10)*time.Millisecond))
 	}
-	m.keep(commit("nobody waited for this"))
-	require.InDelta(t, 9, *m.waiterDelayP99(t.Context(), 100), 0, "one of a hundred may be slower")
-	require.Nil(t, m.delays, "it is asked once")
+	m.keep(commit("other work"))
+	m.keep(waiter(100, "other work", time.Second))
+	require.InDelta(t, 9, *m.waiterDelayP99(t.Context(), phase{Waits: new(100.0)}), 0, "one of a hundred may be slower")
+	require.InDelta(t, 1000, *m.waiterDelayP99(t.Context(), phase{Waits: new(1.0)}), 0)
+
+	m.endDelays()
 	m.keep(waiter(101, "work", time.Hour))
 }
 
@@ -43,12 +46,14 @@ func TestAnUnknownPartOfTheWaitsIsNotGuessed(t *testing.T) {
 	m.keep(commit("work"))
 	m.keep(waiter(0, "work", time.Millisecond))
 	m.keep(waiter(1, "work of which no commit is known", time.Millisecond))
+	m.keep(waiter(2, "work of which no commit is known", time.Millisecond))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	require.Nil(t, m.waiterDelayP99(ctx, 2))
+	require.Nil(t, m.waiterDelayP99(ctx, phase{Waits: new(2.0)}))
 }
 
 func TestNobodyWaited(t *testing.T) {
 	t.Parallel()
-	require.Nil(t, newTraceMemory().waiterDelayP99(t.Context(), 0))
+	require.Nil(t, newTraceMemory().waiterDelayP99(t.Context(), phase{}))
+	require.Nil(t, newTraceMemory().waiterDelayP99(t.Context(), phase{Waits: new(0.0)}))
 }

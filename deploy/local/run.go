@@ -70,7 +70,9 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	measured := measurements{ready: ready, phases: results.Phases}
-	measured.waiterDelayP99 = traces.waiterDelayP99(ctx, results.waits())
+	measured.waiterDelayP99 = traces.waiterDelayP99(ctx, results.Phases["lease"])
+	measured.waiterDelayP99Of1000 = traces.waiterDelayP99(ctx, results.Phases["lease_1000"])
+	traces.endDelays()
 	if alone := results.Phases["alone"].P50; alone != nil {
 		coldQuery := time.Duration(*alone * float64(time.Millisecond))
 		if measured.takeover, err = d.killTheLeader(ctx, coldQuery); err != nil {
