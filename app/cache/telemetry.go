@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -179,9 +180,16 @@ func (t *instruments) leaseAsked(ctx context.Context, result string) {
 
 // observeWaiters reports, whenever metrics are collected, who waits for which replica.
 func (t *instruments) observeWaiters(waiters func() map[string]int64) {
+	// A holder whom nobody waits for any more is reported as such: of what is merely left out, a backend goes on showing
+	// the last value for a while.
+	known := map[string]int64{}
 	// The registration lives as long as the cache does, which is as long as the process.
 	_, _ = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		for holder, n := range waiters() {
+		for holder := range known {
+			known[holder] = 0
+		}
+		maps.Copy(known, waiters())
+		for holder, n := range known {
 			o.ObserveInt64(t.waiters, n, metric.WithAttributes(t.cache, attribute.String("holder", holder)))
 		}
 		return nil
