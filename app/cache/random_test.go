@@ -28,7 +28,8 @@ var (
 )
 
 // Replicas ask, delete and refresh while they and Redis are killed, paused, cut off and flushed, as a schedule says
-// that follows from a seed. What happens then depends on the machine too, so that a seed which failed may need several runs:
+// that follows from a seed. What happens then depends on the machine too, so that a seed which failed may need several
+// runs:
 //
 //	go test ./app/cache -run TestRandomFaults -seed 7 -count 10
 //	go test ./app/cache -run TestRandomFaults -seeds 100
