@@ -33,13 +33,23 @@ func TestADeletionReachesTheLocalCopiesOfOtherReplicas(t *testing.T) {
 // A copy is for a moment while Redis is there, and for as long as its value lives while it is not.
 func TestLocalCopiesAreServedWhileRedisIsAway(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
+		filler := startProcess(t, b, settings{Held: true, TTL: time.Hour})
 		p := startProcess(t, b, settings{LocalTTL: time.Nanosecond, TTL: time.Hour})
-		value := p.get("k").Value
-		require.Equal(t, value, p.get("k").Value) // read, and so copied
+		// A message that a value is new drops the copy of the old one. Whoever was woken by it has heard it, so that it
+		// cannot come between what follows.
+		led := filler.ask(Ask{"k", 1})
+		filler.started()
+		waiting := p.ask(Ask{"k", 1})
+		b.scriptsRun(t, "k", 6) // it has polled for a while: the push comes before the next poll
+		filler.release(Load{Value: "v"})
+		<-led
+		<-waiting
+		require.Equal(t, map[string]int64{"push": 1}, p.waited())
+		require.Equal(t, "v", p.get("k").Value) // read, and so copied
 		require.NoError(t, b.owner(t, "k").Kill())
 		for range 10 { // also when the breaker has opened
-			require.Equal(t, []any{value, cache.ResultHit}, valueAndResult([]Got{p.get("k")}))
+			require.Equal(t, []any{"v", cache.ResultHit}, valueAndResult([]Got{p.get("k")}))
 		}
-		require.Len(t, p.fills(), 1)
+		require.Empty(t, p.fills())
 	})
 }

@@ -27,9 +27,8 @@ var (
 	seeds = flag.Int("seeds", 3, "how many seeds the random test tries, from 1 on")
 )
 
-// Replicas ask, delete and refresh while they and Redis are killed, paused, cut off and flushed, as a schedule says
-// that follows from a seed. What happens then depends on the machine too, so that a seed which failed may need several
-// runs:
+// Replicas ask, delete and refresh while they and Redis are killed, paused, cut off and flushed, by a schedule that
+// follows from a seed. What happens then depends on the machine too, so that a seed which failed may need several runs:
 //
 //	go test ./app/cache -run TestRandomFaults -seed 7 -count 10
 //	go test ./app/cache -run TestRandomFaults -seeds 100

@@ -17,9 +17,8 @@ import (
 	"nervous/app/servicetest"
 )
 
-// record is what Redis itself says that it did: it follows MONITOR, which names every command in the order of
-// execution, also those inside scripts, and holds each to the rules of the algorithm. So what replicas believe does not
-// matter.
+// record is what Redis itself says that it did: it follows MONITOR, which names every command in order of execution,
+// those inside scripts too, and holds each to the rules of the algorithm. So what replicas believe does not matter.
 type record struct {
 	scripts map[string]string // names by hash
 
