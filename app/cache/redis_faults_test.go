@@ -97,14 +97,15 @@ func TestRedisFailsDuringAFill(t *testing.T) {
 	}
 }
 
-// Slow is not down: each command takes a fifth of its budget, and everything still works as one.
+// Slow is not down: each command takes its time, well within its budget even on a busy machine, and everything still
+// works as one.
 func TestASlowRedisIsStillShared(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		through, proxies := b.proxies(t)
-		slow := settings{Held: true, Through: through, Lease: lease, RedisTimeout: redisTimeout}
+		slow := settings{Held: true, Through: through, Lease: lease}
 		leader, waiter := startProcess(t, b, slow), startProcess(t, b, slow)
 		for _, proxy := range proxies {
-			proxy.Delay(redisTimeout / 5)
+			proxy.Delay(50 * time.Millisecond)
 		}
 		led := leader.ask(Ask{"k", 100})
 		leader.started()
