@@ -2,6 +2,8 @@ package cache_test
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -105,6 +107,16 @@ func (b backend) subscribers(t *testing.T) (n int64) {
 		n += counts[channel]
 	}
 	return n
+}
+
+// listens says whether the client of that name is subscribed, at any node.
+func (b backend) listens(t *testing.T, client string) bool {
+	t.Helper()
+	return slices.ContainsFunc(b.nodes, func(node *servicetest.RedisServer) bool {
+		listeners, err := connect(t, node).Do(t.Context(), "CLIENT", "LIST", "TYPE", "pubsub").Text()
+		require.NoError(t, err)
+		return strings.Contains(listeners, " name="+client+" ")
+	})
 }
 
 // channel is where caches named "test" tell each other what happens.

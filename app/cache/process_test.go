@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,13 +26,14 @@ type process struct {
 	rpc *rpc.Client
 }
 
+var clients atomic.Int64
+
 // startProcess starts a replica over the given Redis.
 func startProcess(t *testing.T, b backend, s settings) *process {
 	t.Helper()
-	s.Redis, s.Cluster = b.addresses(), b.cluster != nil
+	s.Redis, s.Cluster, s.Client = b.addresses(), b.cluster != nil, fmt.Sprint("client-", clients.Add(1))
 	encoded, err := json.Marshal(s)
 	require.NoError(t, err)
-	others := b.subscribers(t)
 	p := &process{t: t, cmd: exec.Command(os.Args[0])}
 	p.cmd.Env = append(os.Environ(), settingsVariable+"="+string(encoded))
 	p.cmd.Stderr = os.Stderr
@@ -43,7 +45,7 @@ func startProcess(t *testing.T, b backend, s settings) *process {
 	servicetest.Guard(t, p.cmd.Process.Pid)
 	t.Cleanup(p.kill)
 	p.rpc = rpc.NewClient(pipes{out, in})
-	eventually(t, func() bool { return b.subscribers(t) > others }) // from here on it hears what is said
+	eventually(t, func() bool { return b.listens(t, s.Client) }) // from here on it hears what is said
 	return p
 }
 

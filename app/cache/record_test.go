@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"nervous/app/cache"
@@ -99,11 +100,15 @@ func (r *record) read(line string) {
 	case strings.EqualFold(words[0], "flushall"):
 		r.forgotten(at)
 	case strings.EqualFold(words[0], "evalsha"):
-		keys := int(number(words[2]))
-		r.script, r.caller = r.scripts[words[1]], words[3+keys]
-	case strings.EqualFold(words[0], "eval"):
-		r.break_(at, "a script that was loaded was not found: the record cannot tell who calls")
+		r.called(words[1], words)
+	case strings.EqualFold(words[0], "eval"): // after a restart, by who was told before that it is not there
+		r.called(redis.NewScript(words[1]).Hash(), words)
 	}
+}
+
+func (r *record) called(hash string, words []string) {
+	keys := int(number(words[2]))
+	r.script, r.caller = r.scripts[hash], words[3+keys]
 }
 
 // forgot is told when Redis was flushed or restarted: it has lost what the rules are about.
