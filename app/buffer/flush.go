@@ -1,0 +1,140 @@
+package buffer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// Flushed is what a flush has done.
+type Flushed struct {
+	// Generations were recorded and applied, Replayed had been recorded before: somebody died, or was too slow, before
+	// he could acknowledge them.
+	Generations, Replayed int
+	// Items are the ids of all of them; Applied is the sum of what Apply returned.
+	Items, Applied int64
+}
+
+func (f *Flushed) add(other Flushed) {
+	f.Generations += other.Generations
+	f.Replayed += other.Replayed
+	f.Items += other.Items
+	f.Applied += other.Applied
+}
+
+// Flush applies everything that Add has accepted so far, and returns when no generation of this buffer is left: it waits
+// for those that other processes flush, and takes them over if they die. It stops at the first error; what it has not
+// applied stays in Redis.
+func (b *Buffer[ID]) Flush(ctx context.Context) (done Flushed, err error) {
+	g, err := b.cut(ctx)
+	switch {
+	case err == nil:
+		if done, err = b.flush(ctx, g); err != nil {
+			return done, err
+		}
+	case !errors.Is(err, errGone):
+		return done, fmt.Errorf("buffer %s: %w", b.member(), err)
+	}
+	for {
+		left, recovered, err := b.recover(ctx)
+		done.add(recovered)
+		if err != nil || left == 0 {
+			return done, err
+		}
+		select {
+		case <-ctx.Done():
+			return done, ctx.Err()
+		case <-time.After(jittered(100 * time.Millisecond)):
+		}
+	}
+}
+
+// recover flushes the generations that nobody holds, and returns how many others do.
+func (b *Buffer[ID]) recover(ctx context.Context) (held int, done Flushed, err error) {
+	generations, err := b.waiting(ctx)
+	if err != nil {
+		return 0, done, fmt.Errorf("buffer %s: %w", b.member(), err)
+	}
+	for _, id := range generations {
+		recovered, err := b.recoverOne(ctx, id)
+		done.add(recovered)
+		switch {
+		case errors.Is(err, errHeld):
+			held++
+		case err != nil && !errors.Is(err, errGone):
+			return held, done, err
+		}
+	}
+	return held, done, nil
+}
+
+func (b *Buffer[ID]) recoverOne(ctx context.Context, id uuid.UUID) (Flushed, error) {
+	g, err := b.claim(ctx, id)
+	if err != nil {
+		return Flushed{}, fmt.Errorf("buffer %s: %w", b.member(), err)
+	}
+	return b.flush(ctx, g)
+}
+
+// flush brings a claimed generation to Postgres. The lease of one that fails is left to expire, which keeps everybody
+// from trying again at once.
+func (b *Buffer[ID]) flush(ctx context.Context, g claimed) (done Flushed, err error) {
+	ctx, cancel := context.WithTimeout(ctx, b.options.FlushTimeout)
+	defer cancel()
+	begun := time.Now()
+	ctx, span := b.tel.startFlush(ctx, b.label, g)
+	defer span.End()
+	defer func() { b.tel.flushed(ctx, b.label, g, done, time.Since(begun), err) }()
+
+	alive, died := context.WithCancel(ctx)
+	defer died()
+	go b.keepAlive(alive, g)
+
+	ids, err := b.ids(ctx, g)
+	if err != nil {
+		return Flushed{}, fmt.Errorf("buffer %s: generation %s: %w", b.member(), g.ID, err)
+	}
+	if done, err = b.commit(ctx, g, ids); err != nil {
+		return Flushed{}, fmt.Errorf("buffer %s: generation %s: %w", b.member(), g.ID, err)
+	}
+	b.options.reached(pointCommitted)
+	// It is done, even if Redis cannot be told now: then somebody finds the generation again, and its record.
+	if err := b.acknowledge(ctx, g); err != nil {
+		span.RecordError(err)
+	}
+	return done, nil
+}
+
+// record is one row a generation. A second flusher of the same generation waits here for the first one's commit.
+const record = `-- name: buffer_generation
+INSERT INTO buffer_generations (id, buffer, items) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`
+
+// commit applies the ids unless that has been done.
+func (b *Buffer[ID]) commit(ctx context.Context, g claimed, ids []ID) (Flushed, error) {
+	done := Flushed{Items: int64(len(ids))}
+	err := pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, record, g.ID, b.member(), len(ids))
+		if err != nil {
+			return fmt.Errorf("record: %w", err)
+		}
+		if tag.RowsAffected() == 0 {
+			done.Replayed = 1
+			return nil
+		}
+		done.Generations = 1
+		if done.Applied, err = b.options.Apply(ctx, tx, g.Generation, ids); err != nil {
+			return fmt.Errorf("apply: %w", err)
+		}
+		b.options.reached(pointInTransaction)
+		return nil
+	})
+	return done, err
+}
+
+// jittered spreads what several processes do at the same interval.
+func jittered(d time.Duration) time.Duration { return time.Duration(float64(d) * (0.75 + rand.Float64()/2)) }

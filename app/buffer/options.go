@@ -1,0 +1,102 @@
+package buffer
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Options fixes what a family of buffers is for and how it behaves. Name and Apply are required; every other zero value
+// stands for the default that its comment states.
+type Options[ID id] struct {
+	// Name begins the name of each buffer of this family. Families of the same name on other replicas are the same.
+	Name string
+
+	// Apply does to the database what the ids stand for, in the transaction that also records their generation: either
+	// both are there or neither. The ids are distinct and in order. An id may come again in a later generation, so what
+	// has been done already must be left as it is. An error leaves the generation in Redis; it is tried again.
+	Apply func(ctx context.Context, tx pgx.Tx, g Generation, ids []ID) (applied int64, err error)
+
+	// FlushSize is how many ids make Run flush at once, and so about the most that one transaction changes. Defaults to
+	// 50,000.
+	FlushSize int64
+
+	// FlushAge is how long Run lets an id wait for others. Longer means fewer round-trips for the same stream of ids, and
+	// a truth that is later by so much. Defaults to one second.
+	FlushAge time.Duration
+
+	// FlushTimeout is the deadline of one flush. Defaults to 30 seconds.
+	FlushTimeout time.Duration
+
+	// Lease is how long a flusher that died holds up its generation. A living one extends its lease every third of it.
+	// Defaults to five seconds.
+	Lease time.Duration
+
+	// Producers is how many traces a generation remembers as those that its ids came from, the first ones. Its flush
+	// links to them. Defaults to 32.
+	Producers int
+
+	// Label is the `buffer` attribute of a buffer's telemetry, one of few words. Defaults to the family's Name.
+	Label func(buffer string) string
+
+	// Detach prepares the context of what Run does, for example by giving it a tally of its own. Defaults to leaving it
+	// as it is.
+	Detach func(context.Context) context.Context
+
+	// TracerProvider and MeterProvider default to the global ones.
+	TracerProvider trace.TracerProvider
+	MeterProvider  metric.MeterProvider
+
+	// reached is told of each point of the protocol at which a flusher may die. Tests kill it there.
+	reached func(point)
+}
+
+// point is a step of the protocol that has just been done.
+type point string
+
+const (
+	pointAdded         point = "added"
+	pointCut           point = "cut"
+	pointClaimed       point = "claimed"
+	pointInTransaction point = "in transaction"
+	pointCommitted     point = "committed"
+	pointAcknowledged  point = "acknowledged"
+)
+
+func (o Options[ID]) withDefaults() Options[ID] {
+	if o.Name == "" || o.Apply == nil {
+		panic("buffer: Options need a Name and an Apply")
+	}
+	defaultTo(&o.FlushSize, 50_000)
+	defaultTo(&o.FlushAge, time.Second)
+	defaultTo(&o.FlushTimeout, 30*time.Second)
+	defaultTo(&o.Lease, 5*time.Second)
+	defaultTo(&o.Producers, 32)
+	if o.Label == nil {
+		o.Label = func(string) string { return o.Name }
+	}
+	if o.Detach == nil {
+		o.Detach = func(ctx context.Context) context.Context { return ctx }
+	}
+	if o.TracerProvider == nil {
+		o.TracerProvider = otel.GetTracerProvider()
+	}
+	if o.MeterProvider == nil {
+		o.MeterProvider = otel.GetMeterProvider()
+	}
+	if o.reached == nil {
+		o.reached = func(point) {}
+	}
+	return o
+}
+
+func defaultTo[T comparable](field *T, value T) {
+	var unset T
+	if *field == unset {
+		*field = value
+	}
+}

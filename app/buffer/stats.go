@@ -1,0 +1,81 @@
+package buffer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Stats is what a buffer holds.
+type Stats struct {
+	// Open are the ids that no flush has begun with, and Depth all that are not acknowledged.
+	Open, Depth int64
+	// Generations are those that are not acknowledged.
+	Generations int
+	// OldestAge is how long ago the first of all the ids came, by this process's clock; zero where there are none.
+	OldestAge time.Duration
+	// openAge is the same of what is open.
+	openAge time.Duration
+}
+
+// Stats asks Redis what the buffer holds: one round-trip, and a second one where there are generations.
+func (b *Buffer[ID]) Stats(ctx context.Context) (Stats, error) {
+	s, err := b.stats(ctx)
+	if err != nil {
+		return Stats{}, fmt.Errorf("buffer %s: stats: %w", b.member(), err)
+	}
+	return s, nil
+}
+
+func (b *Buffer[ID]) stats(ctx context.Context) (Stats, error) {
+	var open *redis.IntCmd
+	var since *redis.StringCmd
+	var generations *redis.ZSliceCmd
+	_, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		open = pipe.SCard(ctx, b.key("open"))
+		since = pipe.HGet(ctx, b.key("open:manifest"), "since")
+		generations = pipe.ZRangeWithScores(ctx, b.key("generations"), 0, -1)
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) { // nothing is open
+		return Stats{}, err
+	}
+	s := Stats{Open: open.Val(), Depth: open.Val(), Generations: len(generations.Val())}
+	if micros, err := since.Int64(); err == nil {
+		s.openAge = max(0, time.Since(time.UnixMicro(micros)))
+		s.OldestAge = s.openAge
+	}
+	if s.Generations == 0 {
+		return s, nil
+	}
+	s.OldestAge = max(0, time.Since(time.UnixMicro(int64(generations.Val()[0].Score))))
+	sizes, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for _, g := range generations.Val() {
+			pipe.SCard(ctx, b.key("gen:"+g.Member.(string)))
+		}
+		return nil
+	})
+	for _, size := range sizes {
+		s.Depth += size.(*redis.IntCmd).Val()
+	}
+	return s, err
+}
+
+// lastSeen is what Run knew last of each label: the sums of its buffers, and the oldest age of all.
+func (b *Buffers[ID]) lastSeen() map[string]Stats {
+	sums := map[string]Stats{}
+	b.known.Range(func(name, known any) bool {
+		label, s := b.options.Label(name.(string)), known.(Stats)
+		sum := sums[label]
+		sum.Open += s.Open
+		sum.Depth += s.Depth
+		sum.Generations += s.Generations
+		sum.OldestAge = max(sum.OldestAge, s.OldestAge)
+		sums[label] = sum
+		return true
+	})
+	return sums
+}
