@@ -84,7 +84,6 @@ type Buffer[ID id] struct {
 	name, label string
 }
 
-
 // member is the buffer's name in the index, and the hash tag of its keys: all of a buffer is on one node of a Cluster.
 func (b *Buffer[ID]) member() string { return b.options.Name + ":" + b.name }
 

@@ -137,4 +137,6 @@ func (b *Buffer[ID]) commit(ctx context.Context, g claimed, ids []ID) (Flushed, 
 }
 
 // jittered spreads what several processes do at the same interval.
-func jittered(d time.Duration) time.Duration { return time.Duration(float64(d) * (0.75 + rand.Float64()/2)) }
+func jittered(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.75 + rand.Float64()/2))
+}
