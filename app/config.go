@@ -13,8 +13,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
+	"nervous/app/identity"
 	"nervous/app/trending"
 )
+
+// demoSecret is the TOKEN_SECRET of both demo deployments. It is published, so anybody can mint tokens with it.
+const demoSecret identity.Secret = "demo-secret-for-127.0.0.1-only--never-use-elsewhere"
 
 // config is everything that the environment decides, one field a variable. Telemetry is the exception: it follows the
 // standard OTEL_* variables, which the exporters read themselves.
@@ -41,6 +45,7 @@ type config struct {
 	Database database
 	Redis    redisStore
 	Trending trendingConfig
+	Tokens   tokenConfig
 
 	// ALLOW_STRATEGY_OVERRIDE lets callers choose a strategy by `?strategy=` and forget cached answers by DELETE. True
 	// only in the demo: a naive strategy is a way to overload Postgres from outside.
@@ -94,6 +99,12 @@ type trendingConfig struct {
 	LoadTimeout time.Duration `env:"TRENDING_LOAD_TIMEOUT" envDefault:"25s"`
 }
 
+// tokenConfig is the part of the configuration that `token` needs.
+type tokenConfig struct {
+	// TOKEN_SECRET signs bearer tokens, and is the same on every replica: `openssl rand -base64 33` makes a good one.
+	Secret identity.Secret `env:"TOKEN_SECRET,required"`
+}
+
 // loadConfig reads the whole configuration. Its error lists every fault, not only the first.
 func loadConfig(getenv func(string) string) (config, error) {
 	var c config
@@ -113,10 +124,20 @@ func loadDatabaseConfig(getenv func(string) string) (database, error) {
 	return d, err
 }
 
+// loadTokenConfig reads what `token` needs.
+func loadTokenConfig(getenv func(string) string) (tokenConfig, error) {
+	var t tokenConfig
+	err := parse(&t, getenv)
+	return t, err
+}
+
 // validate checks what a type cannot say: ranges, and settings that only make sense together.
 func (c *config) validate(f *faults) {
 	c.Database.validate(f)
 	c.Redis.validate(f)
+	c.Tokens.validate(f)
+	f.unless(c.Tokens.Secret != demoSecret || c.AllowStrategyOverride, "TOKEN_SECRET",
+		"is the demo's, which is published: choose another, or be a demo (ALLOW_STRATEGY_OVERRIDE=true)")
 	t := c.Trending
 	f.unless(c.RequestTimeout > 0, "REQUEST_TIMEOUT", "must be positive")
 	f.unless(c.ShutdownTimeout > 0, "SHUTDOWN_TIMEOUT", "must be positive")
@@ -140,6 +161,11 @@ func (r *redisStore) validate(f *faults) {
 	_, err := redis.ParseURL(r.URL)
 	f.unless(err == nil, "REDIS_URL", "is not an address of Redis: %v", err)
 	f.unless(r.Timeout > 0, "REDIS_TIMEOUT", "must be positive")
+}
+
+func (t *tokenConfig) validate(f *faults) {
+	f.unless(len(t.Secret) >= identity.MinSecretBytes,
+		"TOKEN_SECRET", "has %d bytes and must have at least %d", len(t.Secret), identity.MinSecretBytes)
 }
 
 // faults collects at most one fault a variable, the first: a value that could not be parsed is not also out of range.

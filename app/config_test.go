@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -13,10 +15,12 @@ func environment(variables map[string]string) func(string) string {
 	return func(name string) string { return variables[name] }
 }
 
-func TestTheTwoAddressesAreEnough(t *testing.T) {
+const tokenSecret = "a secret of the tests, long enough"
+
+func TestTwoAddressesAndASecretAreEnough(t *testing.T) {
 	t.Parallel()
 	c, err := loadConfig(environment(map[string]string{
-		"DATABASE_URL": "postgres://127.0.0.1/nervous", "REDIS_URL": "redis://127.0.0.1:6379",
+		"DATABASE_URL": "postgres://127.0.0.1/nervous", "REDIS_URL": "redis://127.0.0.1:6379", "TOKEN_SECRET": tokenSecret,
 	}))
 	require.NoError(t, err)
 	require.Equal(t, ":8080", c.ListenAddr)
@@ -38,10 +42,11 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		"TRENDING_TTL":          "10",
 		"TRENDING_TTL_JITTER":   "1",
 		"LOG_LEVEL":             "loud",
+		"TOKEN_SECRET":          "31 bytes are one byte too few..",
 	}))
 	require.Error(t, err)
 	for _, line := range []string{
-		"9 fault(s)",
+		"10 fault(s)",
 		"- DATABASE_URL is required and not set\n",
 		`- DATABASE_MAX_CONNS is "none": `,
 		"- REDIS_URL is not an address of Redis: ",
@@ -51,7 +56,39 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		`- TRENDING_TTL is "10": `,
 		"- TRENDING_TTL_JITTER must be from 0 to below 1\n",
 		`- LOG_LEVEL is "loud": `,
+		"- TOKEN_SECRET has 31 bytes and must have at least 32",
 	} {
 		require.ErrorContains(t, err, line)
 	}
+}
+
+func TestThePublishedSecretIsForDemosOnly(t *testing.T) {
+	t.Parallel()
+	variables := map[string]string{
+		"DATABASE_URL": "postgres://127.0.0.1/nervous", "REDIS_URL": "redis://127.0.0.1:6379",
+		"TOKEN_SECRET": string(demoSecret),
+	}
+	_, err := loadConfig(environment(variables))
+	require.ErrorContains(t, err, "1 fault(s):\n  - TOKEN_SECRET is the demo's, which is published: ")
+
+	variables["ALLOW_STRATEGY_OVERRIDE"] = "true"
+	_, err = loadConfig(environment(variables))
+	require.NoError(t, err)
+
+	// Another literal there would be published too, and not refused.
+	for _, path := range []string{"../.env", "../deploy/local/parts.go", "../loadtest/lib/token.js"} {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Contains(t, string(text), demoSecret, path)
+	}
+}
+
+func TestTheConfigurationDoesNotShowItsSecret(t *testing.T) {
+	t.Parallel()
+	c, err := loadConfig(environment(map[string]string{
+		"DATABASE_URL": "postgres://127.0.0.1/nervous", "REDIS_URL": "redis://127.0.0.1:6379", "TOKEN_SECRET": tokenSecret,
+	}))
+	require.NoError(t, err)
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v", c, c, c), tokenSecret)
+	require.EqualValues(t, tokenSecret, c.Tokens.Secret)
 }

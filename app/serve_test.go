@@ -28,7 +28,9 @@ type deployment struct {
 func deploy(t *testing.T, databaseURL string, variables map[string]string) deployment {
 	t.Helper()
 	server := servicetest.Redis(t)
-	all := map[string]string{"DATABASE_URL": databaseURL, "REDIS_URL": server.URL(), "REPLICA_ID": "test-1"}
+	all := map[string]string{
+		"DATABASE_URL": databaseURL, "REDIS_URL": server.URL(), "REPLICA_ID": "test-1", "TOKEN_SECRET": tokenSecret,
+	}
 	for k, v := range variables {
 		all[k] = v
 	}
@@ -238,5 +240,5 @@ func TestWrongUseIsSaid(t *testing.T) {
 	require.ErrorIs(t, run(t.Context(), p, []string{"dance"}), errUsage)
 	require.Contains(t, said.String(), `there is no command "dance"`)
 	require.Contains(t, said.String(), "healthcheck")
-	require.ErrorContains(t, run(t.Context(), p, []string{"serve"}), "2 fault(s)")
+	require.ErrorContains(t, run(t.Context(), p, []string{"serve"}), "3 fault(s)")
 }

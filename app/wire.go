@@ -14,6 +14,7 @@ import (
 
 	"nervous/app/api"
 	"nervous/app/cache"
+	"nervous/app/identity"
 	"nervous/app/migrations"
 	"nervous/app/telemetry"
 	"nervous/app/trending"
@@ -62,6 +63,7 @@ func build(ctx context.Context, c config) (*service, error) {
 	// The surface.
 	s.handler = api.New(api.Dependencies{
 		Trending:              s.trending,
+		Tokens:                identity.New(c.Tokens.Secret),
 		DefaultStrategy:       c.Trending.Strategy,
 		AllowStrategyOverride: c.AllowStrategyOverride,
 		Ready:                 s.ready,

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"nervous/app/cache"
+	"nervous/app/identity"
 	"nervous/app/trending"
 )
 
@@ -27,6 +28,8 @@ type problem struct {
 	TraceID string `json:"trace_id,omitempty"`
 
 	retryAfterSeconds int
+	// challenge says in WWW-Authenticate what to show instead (RFC 6750).
+	challenge string
 }
 
 func (p problem) Error() string { return p.Title + ": " + p.Detail }
@@ -46,6 +49,16 @@ func problemOf(err error) problem {
 		return problem{Status: http.StatusServiceUnavailable, Title: "Database unavailable", retryAfterSeconds: 2}
 	}
 	switch {
+	case errors.Is(err, identity.ErrMissing):
+		return problem{
+			Status: http.StatusUnauthorized, Title: "Token required", Detail: err.Error(), Field: "authorization",
+			challenge: "Bearer",
+		}
+	case errors.Is(err, identity.ErrInvalid):
+		return problem{
+			Status: http.StatusUnauthorized, Title: "Token refused", Detail: err.Error(), Field: "authorization",
+			challenge: `Bearer error="invalid_token"`,
+		}
 	case errors.Is(err, trending.ErrBusy):
 		return problem{
 			Status: http.StatusServiceUnavailable, Title: "Overloaded", retryAfterSeconds: 1,
@@ -83,6 +96,9 @@ func answerProblem(err error, c echo.Context) {
 	}
 	if p.retryAfterSeconds > 0 {
 		c.Response().Header().Set("Retry-After", strconv.Itoa(p.retryAfterSeconds))
+	}
+	if p.challenge != "" {
+		c.Response().Header().Set("WWW-Authenticate", p.challenge)
 	}
 	body, err := json.Marshal(p)
 	if err == nil {

@@ -14,12 +14,16 @@ import (
 	"github.com/labstack/echo/v4/middleware"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 
+	"nervous/app/identity"
 	"nervous/app/trending"
 )
 
 // Dependencies is what the handlers need; all fields are required.
 type Dependencies struct {
 	Trending *trending.Trending
+
+	// Tokens says who calls, on the routes that ask for a scope.
+	Tokens identity.Tokens
 
 	// DefaultStrategy answers where the caller does not choose, or may not.
 	DefaultStrategy trending.Strategy

@@ -88,6 +88,9 @@ func (d *deployment) app(arguments ...string) part {
 		command: append([]string{d.path("app/app")}, arguments...)}
 }
 
+// tokenSecret is the published one of .env. It opens no door but those on this machine.
+const tokenSecret = "demo-secret-for-127.0.0.1-only--never-use-elsewhere"
+
 func (d *deployment) replica(i int) part {
 	name := fmt.Sprintf("app-%d", i+1)
 	metrics := d.at.prometheus.url() + "/api/v1/otlp/v1/metrics"
@@ -103,7 +106,7 @@ func (d *deployment) replica(i int) part {
 			"LISTEN_ADDR=" + d.at.replicas[i].address(), "REPLICA_ID=" + name,
 			"DATABASE_URL=" + d.databaseURL, "REDIS_URL=" + d.redisURL, "TRENDING_LEASE=" + leaseTime.String(),
 			// The demonstration: a caller may ask for a naive strategy and see what it costs.
-			"ALLOW_STRATEGY_OVERRIDE=true",
+			"ALLOW_STRATEGY_OVERRIDE=true", "TOKEN_SECRET=" + tokenSecret,
 			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + d.receiver.url() + "/v1/traces",
 			"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=" + metrics, logs,
 			// At the usual intervals a spike would be over before its first point and its first trace are there.
@@ -139,7 +142,7 @@ func (d *deployment) loadScript(name, results string) part {
 	return part{name: name, command: []string{
 		"k6", "run", "--quiet", "--address=127.0.0.1:0", "--out=opentelemetry", d.path("loadtest/trending.js"),
 	}, env: append(endpoint,
-		"BASE_URL="+d.at.door.url(), "RESULTS="+results, "K6_NO_USAGE_REPORT=true",
+		"BASE_URL="+d.at.door.url(), "TOKEN_SECRET="+tokenSecret, "RESULTS="+results, "K6_NO_USAGE_REPORT=true",
 		"K6_OTEL_EXPORTER_PROTOCOL=http/protobuf", "K6_OTEL_HTTP_EXPORTER_INSECURE=true",
 		"K6_OTEL_METRIC_PREFIX=k6_", "K6_OTEL_EXPORT_INTERVAL=2s", "OTEL_GO_X_PER_SERIES_START_TIMESTAMPS=true",
 	)}
