@@ -20,14 +20,15 @@ CREATE TABLE reconcile_jobs (
     strategy      text        NOT NULL,
     state         text        NOT NULL DEFAULT 'running'
                   CHECK (state IN ('running', 'cancelling', 'done', 'failed', 'cancelled')),
-    traceparent   text        NOT NULL, -- of the first worker's trace
+    cause         text        NOT NULL, -- traceparent of the request that asked for it
+    traceparent   text        NOT NULL DEFAULT '', -- of the first worker
     through       bigint      NOT NULL, -- the last payment of the range
     total         int         NOT NULL, -- payments that were pending in the range at the start
 
-    worker        uuid        NOT NULL, -- one attempt's own name
-    replica       text        NOT NULL,
-    silent_after  timestamptz NOT NULL, -- past this the worker counts as dead
-    attempts      int         NOT NULL DEFAULT 1,
+    worker        uuid, -- the name of one attempt
+    replica       text        NOT NULL DEFAULT '',
+    silent_after  timestamptz NOT NULL DEFAULT now(), -- from then on the worker counts as dead: none so far
+    attempts      int         NOT NULL DEFAULT 0,
 
     -- What the workers report, the last one's examination and the sum of all costs.
     examined      int         NOT NULL DEFAULT 0,

@@ -1,0 +1,154 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// State is where a run is.
+type State string
+
+// The states of a run; the last three are the end.
+const (
+	Running    State = "running"
+	Cancelling State = "cancelling"
+	Done       State = "done"
+	Failed     State = "failed"
+	Cancelled  State = "cancelled"
+)
+
+// Over says that nothing will change any more.
+func (s State) Over() bool { return s == Done || s == Failed || s == Cancelled }
+
+// Job is what Postgres knows of a run. While it goes on, its worker brings that up to date once a second.
+type Job struct {
+	ID       uuid.UUID
+	Strategy Strategy
+	State    State
+	// Total is how many payments were pending when it was started, Examined how many of them have been looked at.
+	Total, Examined int64
+	Counts          Counts
+	// Degraded are the payments that were marked directly, because Redis refused them.
+	Degraded int64
+	// Took is the time that its workers have spent so far.
+	Took time.Duration
+	// DBTrips and RedisTrips are what the work cost, OwnTrips what it cost to keep this record.
+	DBTrips, RedisTrips, OwnTrips int64
+	// Attempts is how many workers have had it.
+	Attempts int
+	// Replica is where the last one ran.
+	Replica string
+	// TraceID is the first worker's trace; the others link to it. Empty until there is one.
+	TraceID string
+	// Err is why the last attempt failed, if it did.
+	Err                   string
+	CreatedAt, FinishedAt time.Time
+
+	through      int64
+	cause, trace trace.SpanContext
+}
+
+// ErrNotFound answers an id that is no run's.
+var ErrNotFound = errors.New("there is no such run")
+
+// RunningError answers who would start a run while another one goes on: they would do each other's work.
+type RunningError struct{ ID uuid.UUID }
+
+func (e RunningError) Error() string { return fmt.Sprintf("run %s goes on", e.ID) }
+
+// Start asks for a run over the first payments that are pending, all of them if limit is 0. It does not wait for it: the
+// run belongs to whichever replica takes it first, most likely this one. RunningError while another one goes on.
+func (r *Reconciler) Start(ctx context.Context, by Strategy, limit int) (Job, error) {
+	const insert = `-- name: reconcile_start
+INSERT INTO reconcile_jobs (id, strategy, cause, through, total)
+SELECT $1, $2, $3, coalesce(max(id), 0), count(*)
+FROM (SELECT id FROM payments WHERE status = 'pending' ORDER BY id LIMIT $4) p`
+	id := uuid.New()
+	var most *int // no limit
+	if limit > 0 {
+		most = &limit
+	}
+	_, err := r.pool.Exec(ctx, insert, id, by, traceparent(trace.SpanContextFromContext(ctx)), most)
+	if taken, ok := errors.AsType[*pgconn.PgError](err); ok && taken.ConstraintName == "reconcile_jobs_one_at_a_time" {
+		running, err := r.running(ctx)
+		if err != nil {
+			return Job{}, err
+		}
+		return Job{}, RunningError{running}
+	}
+	if err != nil {
+		return Job{}, fmt.Errorf("start a run: %w", err)
+	}
+	select {
+	case r.asked <- struct{}{}:
+	default: // it looks already
+	}
+	return r.Job(ctx, id)
+}
+
+// running returns the run that goes on, or the zero id.
+func (r *Reconciler) running(ctx context.Context) (id uuid.UUID, err error) {
+	const running = `-- name: reconcile_running
+SELECT id FROM reconcile_jobs WHERE state IN ('running', 'cancelling')`
+	err = r.pool.QueryRow(ctx, running).Scan(&id)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return uuid.Nil, fmt.Errorf("look for a run: %w", err)
+	}
+	return id, nil
+}
+
+const columns = `id, strategy, state, total, examined, reconciled, amount, currency, missing, degraded, seconds,
+	db_trips, redis_trips, own_trips, attempts, replica, error, created_at, finished_at, through, cause, traceparent`
+
+func scanJob(row pgx.Row) (Job, error) {
+	var j Job
+	var seconds float64
+	var finished *time.Time
+	var cause, traceparent string
+	err := row.Scan(&j.ID, &j.Strategy, &j.State, &j.Total, &j.Examined,
+		&j.Counts.Reconciled, &j.Counts.Amount, &j.Counts.Currency, &j.Counts.Missing, &j.Degraded, &seconds,
+		&j.DBTrips, &j.RedisTrips, &j.OwnTrips, &j.Attempts, &j.Replica, &j.Err, &j.CreatedAt, &finished,
+		&j.through, &cause, &traceparent)
+	if err != nil {
+		return Job{}, err
+	}
+	j.Took = time.Duration(seconds * float64(time.Second))
+	if finished != nil {
+		j.FinishedAt = *finished
+	}
+	j.cause, j.trace = spanOf(cause), spanOf(traceparent)
+	if j.trace.IsValid() {
+		j.TraceID = j.trace.TraceID().String()
+	}
+	return j, nil
+}
+
+// Job returns what is known of a run: ErrNotFound.
+func (r *Reconciler) Job(ctx context.Context, id uuid.UUID) (Job, error) {
+	j, err := scanJob(r.pool.QueryRow(ctx, "-- name: reconcile_job\nSELECT "+columns+" FROM reconcile_jobs WHERE id = $1", id))
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return Job{}, ErrNotFound
+	case err != nil:
+		return Job{}, fmt.Errorf("run %s: %w", id, err)
+	}
+	return j, nil
+}
+
+// Cancel asks a run to end where it is; what has been marked by then stays marked. It returns the run, which is over
+// already or will be within a second: ErrNotFound.
+func (r *Reconciler) Cancel(ctx context.Context, id uuid.UUID) (Job, error) {
+	const cancel = `-- name: reconcile_cancel
+UPDATE reconcile_jobs SET state = 'cancelling' WHERE id = $1 AND state = 'running'`
+	if _, err := r.pool.Exec(ctx, cancel, id); err != nil {
+		return Job{}, fmt.Errorf("cancel run %s: %w", id, err)
+	}
+	return r.Job(ctx, id)
+}

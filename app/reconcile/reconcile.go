@@ -1,0 +1,216 @@
+// Package reconcile compares what we believe was paid with what the bank says was settled: a payment reconciles when the
+// settlement of the same reference agrees in amount and currency. The others are reported by what is wrong with them,
+// and never marked.
+//
+// It is the textbook case for a write buffer, in two ways. A run goes through all pending payments; see Strategy for
+// what that costs naively, and otherwise. And a payment provider calls once an event, Settled, which only puts the
+// payment's id into the buffer; whoever flushes it marks thousands at once.
+//
+// It promises that what is marked agrees, because the statements that mark compare once more, whoever brings the ids.
+// That what agrees is marked is the promise of a run: it ends only when Postgres counts nothing that is pending and
+// agrees. For live events, which a Redis that dies may take along, a run that is started from time to time gives it,
+// see Options.Every.
+//
+// How it fails. A run whose process dies is taken over by another one within seconds; one that has failed on all its
+// attempts says so and why. With Redis away or full, payments are marked in Postgres directly, which is slower and
+// counted; for live events so few at a time that Postgres bears it, beyond that with ErrUnavailable. With Postgres away,
+// events wait in Redis, and runs wait to be taken up again.
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"nervous/app/buffer"
+	"nervous/app/roundtrips"
+)
+
+// Options fixes how payments are reconciled; every zero value stands for the default that its comment states.
+type Options struct {
+	// Replica names this process to those who ask who runs a job. Defaults to nothing.
+	Replica string
+
+	// FlushAge and FlushSize are when live events are flushed: see buffer.Options.
+	FlushAge  time.Duration
+	FlushSize int64
+
+	// BufferLease is how long a flusher that died holds up its generation: see buffer.Options.
+	BufferLease time.Duration
+
+	// Every is how often a run is started by itself, over all replicas, by ByItself. Defaults to never.
+	Every    time.Duration
+	ByItself Strategy
+
+	// CountEvery is how often the payments are counted for the metrics, which reads the whole table. Defaults to never.
+	CountEvery time.Duration
+
+	// Silence is after how long without a sign of life a worker counts as dead. One that lives gives three in that time.
+	// Defaults to four seconds.
+	Silence time.Duration
+
+	// Direct is how many live events this process writes to Postgres at a time when Redis refuses them, and DirectWait
+	// how long one waits for its turn and for Postgres. Default to 4 and one second.
+	Direct     int
+	DirectWait time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	if o.ByItself == "" {
+		o.ByItself = Buffered
+	}
+	if o.Silence == 0 {
+		o.Silence = 4 * time.Second
+	}
+	if o.Direct == 0 {
+		o.Direct = 4
+	}
+	if o.DirectWait == 0 {
+		o.DirectWait = time.Second
+	}
+	return o
+}
+
+// liveBuffer is the buffer of live events; each run has one of its own, named by its id.
+const liveBuffer = "live"
+
+// Reconciler reconciles by any strategy, and takes live events. Its methods are safe for concurrent use.
+type Reconciler struct {
+	pool    *pgxpool.Pool
+	buffers *buffer.Buffers[int64]
+	live    *buffer.Buffer[int64]
+	options Options
+	tel     *instruments
+	// asked is told when a run was started here: this process looks for it at once.
+	asked chan struct{}
+	// direct holds one token for each live event that is being written to Postgres.
+	direct chan struct{}
+}
+
+// New returns a Reconciler over the truth in Postgres and the buffer in Redis. Somebody must keep Run going.
+func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
+	o = o.withDefaults()
+	buffers := buffer.New(rdb, pool, buffer.Options[int64]{
+		Name: "reconcile",
+		Apply: func(ctx context.Context, tx pgx.Tx, g buffer.Generation, ids []int64) (int64, error) {
+			return mark(ctx, tx, ids, runOf(g))
+		},
+		FlushAge:  o.FlushAge,
+		FlushSize: o.FlushSize,
+		Lease:     o.BufferLease,
+		Label: func(name string) string {
+			if name == liveBuffer {
+				return name
+			}
+			return "run"
+		},
+		Detach: func(ctx context.Context) context.Context { return withTally(ctx, "flush live", Buffered) },
+	})
+	return &Reconciler{
+		pool: pool, buffers: buffers, live: buffers.Open(liveBuffer), options: o, tel: newInstruments(),
+		asked: make(chan struct{}, 1), direct: make(chan struct{}, o.Direct),
+	}
+}
+
+// runOf is the run that a generation belongs to; none for live events.
+func runOf(g buffer.Generation) uuid.NullUUID {
+	id, err := uuid.Parse(g.Buffer)
+	return uuid.NullUUID{UUID: id, Valid: err == nil}
+}
+
+// withTally gives work that no request pays for a tally of its own.
+func withTally(ctx context.Context, operation string, s Strategy) context.Context {
+	tally := roundtrips.New(operation)
+	tally.SetStrategy(string(s))
+	return roundtrips.With(ctx, tally)
+}
+
+// Run flushes live events, works on runs whoever started them, and starts them by itself, until the context ends. Then
+// it lets go of the run that it is at, and another replica goes on with it. It returns nil: what fails is tried again.
+func (r *Reconciler) Run(ctx context.Context) error {
+	var parts errgroup.Group
+	parts.Go(func() error { return r.buffers.Run(ctx, r.live) })
+	parts.Go(func() error { r.takeJobs(ctx); return nil })
+	parts.Go(func() error { r.startJobs(ctx); return nil })
+	parts.Go(func() error { r.countPayments(ctx); return nil })
+	return parts.Wait()
+}
+
+// Path is how a live event is on its way to the truth.
+type Path string
+
+// The paths: the `outcome` of reconcile.events, beside `refused`.
+const (
+	// PathBuffered: Redis has it, and it is marked with others.
+	PathBuffered Path = "buffered"
+	// PathDirect: Redis refused it, and Postgres has it.
+	PathDirect Path = "direct"
+)
+
+// ErrUnavailable answers an event that neither Redis nor, within its bound, Postgres has taken. It is to be sent again.
+var ErrUnavailable = errors.New("neither the buffer nor the database takes the event now")
+
+// Settled takes the event that a payment was settled: one round-trip to Redis. It only says that this payment is to be
+// looked at. One that is unknown, disagrees, or was marked before is left as it is; the event may come any number of
+// times.
+func (r *Reconciler) Settled(ctx context.Context, payment int64) (Path, error) {
+	refused := r.live.Add(ctx, payment)
+	if refused == nil {
+		r.tel.event(ctx, string(PathBuffered))
+		return PathBuffered, nil
+	}
+	if err := r.markDirectly(ctx, payment); err != nil {
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		r.tel.event(ctx, "refused")
+		return "", fmt.Errorf("%w: %w: %w", ErrUnavailable, refused, err)
+	}
+	r.tel.event(ctx, string(PathDirect))
+	return PathDirect, nil
+}
+
+// markDirectly is a round-trip to Postgres for each event, which is what the buffer is there to spare; so only few at a
+// time may do it.
+func (r *Reconciler) markDirectly(ctx context.Context, payment int64) error {
+	ctx, cancel := context.WithTimeout(ctx, r.options.DirectWait)
+	defer cancel()
+	select {
+	case r.direct <- struct{}{}:
+		defer func() { <-r.direct }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, err := markOne(ctx, r.pool, payment, uuid.NullUUID{})
+	return err
+}
+
+// countPayments reports the truth to the metrics.
+func (r *Reconciler) countPayments(ctx context.Context) {
+	if r.options.CountEvery == 0 {
+		return
+	}
+	again := time.NewTicker(r.options.CountEvery)
+	defer again.Stop()
+	for {
+		var pending, reconciled int64
+		const count = `-- name: reconcile_count
+SELECT count(*) FILTER (WHERE status = 'pending'), count(*) FILTER (WHERE status = 'reconciled') FROM payments`
+		err := r.pool.QueryRow(withTally(ctx, "count payments", ""), count).Scan(&pending, &reconciled)
+		if err == nil { // else the metric is as old as the last answer
+			r.tel.counted(ctx, pending, reconciled)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+	}
+}

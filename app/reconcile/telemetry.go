@@ -1,0 +1,214 @@
+package reconcile
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// The instruments.
+const (
+	// MetricItems counts payments that a run has looked at {payment}, by strategy and outcome (the Finding constants).
+	MetricItems = "reconcile.items"
+	// MetricProgress is how far the run is, from 0 to 1, by strategy: while this process works on it, and half a minute
+	// longer, because a fast run would be over before anybody looked.
+	MetricProgress = "reconcile.job.progress"
+	// MetricDuration is how long a run took in seconds, over all its attempts, by strategy and outcome: done, failed,
+	// cancelled.
+	MetricDuration = "reconcile.job.duration"
+	// MetricTakeovers counts runs that another worker had begun {job}.
+	MetricTakeovers = "reconcile.job.takeovers"
+	// MetricEvents counts live events {event}, by outcome: buffered, direct, refused.
+	MetricEvents = "reconcile.events"
+	// MetricPayments is what Postgres holds {payment}, by status; every replica reports the same.
+	MetricPayments = "reconcile.payments"
+)
+
+// The spans, each the root of a trace: one attempt at a run, and one page of it.
+const (
+	SpanJob  = "reconcile.job"
+	SpanPage = "reconcile.page"
+)
+
+// The attribute of a link that says where it leads: to the request that asked for the run, to the attempt that began
+// it, from a page to its run.
+const (
+	linkKind  = "link.kind"
+	linkCause = "cause"
+	linkFirst = "first_attempt"
+	linkJob   = "job"
+)
+
+const scope = "nervous/app/reconcile"
+
+// instruments is this package's telemetry as a few verbs.
+type instruments struct {
+	tracer    trace.Tracer
+	itemCount metric.Int64Counter
+	progress  metric.Float64ObservableGauge
+	duration  metric.Float64Histogram
+	takeovers metric.Int64Counter
+	events    metric.Int64Counter
+	payments  metric.Int64Gauge
+
+	mu   sync.Mutex
+	runs map[Strategy]seen
+}
+
+// seen is a run's progress, and when it last changed.
+type seen struct {
+	progress float64
+	at       time.Time
+}
+
+// remembered is how long progress that does not change any more is reported.
+const remembered = 30 * time.Second
+
+func newInstruments() *instruments {
+	meter := otel.Meter(scope)
+	t := &instruments{tracer: otel.Tracer(scope), runs: map[Strategy]seen{}}
+	// The constructors fail only for names that are not allowed; they return a working no-op even then.
+	t.itemCount, _ = meter.Int64Counter(MetricItems, metric.WithUnit("{payment}"),
+		metric.WithDescription("Payments that a run has looked at."))
+	t.progress, _ = meter.Float64ObservableGauge(MetricProgress, metric.WithUnit("1"),
+		metric.WithDescription("How far the run is."), metric.WithFloat64Callback(t.observe))
+	t.duration, _ = meter.Float64Histogram(MetricDuration, metric.WithUnit("s"),
+		metric.WithDescription("Time of a run."),
+		metric.WithExplicitBucketBoundaries(.1, .25, .5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500))
+	t.takeovers, _ = meter.Int64Counter(MetricTakeovers, metric.WithUnit("{job}"),
+		metric.WithDescription("Runs that were taken over from another worker."))
+	t.events, _ = meter.Int64Counter(MetricEvents, metric.WithUnit("{event}"),
+		metric.WithDescription("Live events."))
+	t.payments, _ = meter.Int64Gauge(MetricPayments, metric.WithUnit("{payment}"),
+		metric.WithDescription("Payments in Postgres."))
+	return t
+}
+
+func (t *instruments) observe(_ context.Context, o metric.Float64Observer) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for strategy, s := range t.runs {
+		if time.Since(s.at) > remembered {
+			delete(t.runs, strategy)
+			continue
+		}
+		o.Observe(s.progress, metric.WithAttributes(attribute.String("strategy", string(strategy))))
+	}
+	return nil
+}
+
+func (t *instruments) progressed(s Strategy, examined, total int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.runs[s] = seen{progressOf(examined, total), time.Now()}
+}
+
+func progressOf(examined, total int64) float64 {
+	if total == 0 {
+		return 1
+	}
+	return float64(examined) / float64(total)
+}
+
+func (t *instruments) items(ctx context.Context, s Strategy, counts Counts) {
+	for finding, n := range map[Finding]int64{
+		Reconciled: counts.Reconciled, Amount: counts.Amount, Currency: counts.Currency, Missing: counts.Missing,
+	} {
+		if n > 0 {
+			t.itemCount.Add(ctx, n, metric.WithAttributes(
+				attribute.String("strategy", string(s)), attribute.String("outcome", string(finding))))
+		}
+	}
+}
+
+func (t *instruments) event(ctx context.Context, outcome string) {
+	t.events.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
+}
+
+func (t *instruments) counted(ctx context.Context, pending, reconciled int64) {
+	t.payments.Record(ctx, pending, metric.WithAttributes(attribute.String("status", "pending")))
+	t.payments.Record(ctx, reconciled, metric.WithAttributes(attribute.String("status", "reconciled")))
+}
+
+func (t *instruments) startJob(ctx context.Context) (context.Context, trace.Span) {
+	return t.tracer.Start(ctx, SpanJob, trace.WithNewRoot())
+}
+
+// took says on the span which run was taken, and links it to what came before.
+func (t *instruments) took(ctx context.Context, j Job, span trace.Span) {
+	span.SetAttributes(
+		attribute.String("reconcile.strategy", string(j.Strategy)),
+		attribute.Int64("reconcile.payments", j.Total),
+		attribute.Int("reconcile.attempt", j.Attempts),
+	)
+	addLink(span, linkCause, j.cause)
+	if j.Attempts > 1 {
+		t.takeovers.Add(ctx, 1)
+		addLink(span, linkFirst, j.trace)
+	}
+}
+
+// ended closes the books on an attempt.
+func (t *instruments) ended(ctx context.Context, span trace.Span, j Job, state State, err error) {
+	span.SetAttributes(attribute.String("reconcile.state", string(state)))
+	if err != nil && state != Cancelled {
+		span.RecordError(err)
+		span.SetStatus(codes.Error, err.Error())
+	}
+	if state.Over() {
+		t.duration.Record(ctx, j.Took.Seconds(), metric.WithAttributes(
+			attribute.String("strategy", string(j.Strategy)), attribute.String("outcome", string(state))))
+	}
+}
+
+// repeated says that Redis has lost something, which the next round finds again.
+func (t *instruments) repeated(ctx context.Context, left int64, why error) {
+	span := trace.SpanFromContext(ctx)
+	span.AddEvent("buffer.lost", trace.WithAttributes(attribute.Int64("reconcile.pending", left)))
+	if why != nil {
+		span.RecordError(why)
+	}
+}
+
+func (t *instruments) startPage(ctx context.Context, s Strategy) (context.Context, trace.Span) {
+	job := trace.Link{
+		SpanContext: trace.SpanContextFromContext(ctx),
+		Attributes:  []attribute.KeyValue{attribute.String(linkKind, linkJob)},
+	}
+	return t.tracer.Start(ctx, SpanPage, trace.WithNewRoot(), trace.WithLinks(job),
+		trace.WithAttributes(attribute.String("reconcile.strategy", string(s))))
+}
+
+func (t *instruments) endPage(span trace.Span, err error) {
+	if err != nil {
+		span.RecordError(err)
+		span.SetStatus(codes.Error, err.Error())
+	}
+	span.End()
+}
+
+func addLink(span trace.Span, kind string, to trace.SpanContext) {
+	if to.IsValid() {
+		span.AddLink(trace.Link{SpanContext: to, Attributes: []attribute.KeyValue{attribute.String(linkKind, kind)}})
+	}
+}
+
+// traceparent writes a span in W3C form; empty where there is none.
+func traceparent(span trace.SpanContext) string {
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), span), carrier)
+	return carrier["traceparent"]
+}
+
+// spanOf reads what traceparent wrote; what it does not say is zero.
+func spanOf(traceparent string) trace.SpanContext {
+	carrier := propagation.MapCarrier{"traceparent": traceparent}
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier))
+}
