@@ -32,7 +32,7 @@ func runToken(_ context.Context, p program, args []string) error {
 		err = errors.Join(err, fmt.Errorf("a token has no use for %q", flags.Args()))
 	}
 	if err != nil {
-		fmt.Fprintln(p.stderr, err)
+		fmt.Fprintf(p.stderr, "app: no token was minted:%s\n\n", strings.ReplaceAll("\n"+err.Error(), "\n", "\n  - "))
 		flags.Usage()
 		return errUsage
 	}
