@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -18,13 +19,17 @@ type claim struct {
 	holds   func(float64) bool          // nil for what is only reported
 }
 
-// measurements is what a run finds out: by this program, and by the load script, phase by phase.
+// measurements is what a run finds out: by this program, and by the load scripts, phase by phase.
 type measurements struct {
 	ready    time.Duration
 	phases   map[string]phase
 	takeover *takeover // nil where nobody could be killed in time
 
 	waiterDelayP99, waiterDelayP99Of1000 *float64 // in milliseconds
+
+	reconciling reconciling
+
+	thresholdsPassed bool // those of every load script
 }
 
 // phase is one phase of loadtest/trending.js as its summary reports it, as far as a claim needs it. What has no sample
@@ -44,6 +49,14 @@ type phase struct {
 
 // claims is the table. A later pattern adds its rows; one that a run cannot measure yet is left out, not guessed.
 func claims(m measurements) []claim {
+	return append(slices.Concat(trendingClaims(m), reconcileClaims(m.reconciling)), claim{
+		id:   "deploy.ready_seconds",
+		says: "data loaded and three replicas ready behind the door in under 60 s",
+		unit: "s", measure: func(m measurements) *float64 { return new(m.ready.Seconds()) }, holds: below(60),
+	})
+}
+
+func trendingClaims(m measurements) []claim {
 	return []claim{{
 		id:   "trending.cold_query_ms",
 		says: "one uncached answer is slow: a second or two on two cores (reported)",
@@ -90,10 +103,6 @@ func claims(m measurements) []claim {
 		says: "kill -9 of who queries: another takes over within lease + 1 query",
 		unit: "ms", measure: func(m measurements) *float64 { return m.takeover.milliseconds() },
 		holds: func(float64) bool { return m.takeover.inTime() },
-	}, {
-		id:   "deploy.ready_seconds",
-		says: "data loaded and three replicas ready behind the door in under 60 s",
-		unit: "s", measure: func(m measurements) *float64 { return new(m.ready.Seconds()) }, holds: below(60),
 	}}
 }
 
@@ -113,6 +122,7 @@ func waitedDuringRefresh(p phase) *float64 {
 
 func equals(want float64) func(float64) bool  { return func(got float64) bool { return got == want } }
 func atLeast(want float64) func(float64) bool { return func(got float64) bool { return got >= want } }
+func atMost(limit float64) func(float64) bool { return func(got float64) bool { return got <= limit } }
 func below(limit float64) func(float64) bool  { return func(got float64) bool { return got < limit } }
 
 // verdict is a claim that was judged, as it stands in the JSON file.
@@ -137,7 +147,7 @@ func judge(m measurements) []verdict {
 	return verdicts
 }
 
-// loadResults is the file that a load script leaves (RESULTS).
+// loadResults is the file that loadtest/trending.js leaves (RESULTS).
 type loadResults struct {
 	Phases           map[string]phase `json:"phases"`
 	ThresholdsPassed bool             `json:"thresholds_passed"`
@@ -150,14 +160,13 @@ func (r loadResults) and(other loadResults) loadResults {
 	return r
 }
 
-func readResults(path string) (loadResults, error) {
+func readResults[results any](path string) (found results, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return loadResults{}, fmt.Errorf("the load script left no results: %w", err)
+		return found, fmt.Errorf("the load script left no results: %w", err)
 	}
-	var results loadResults
-	if err := json.Unmarshal(text, &results); err != nil {
-		return loadResults{}, fmt.Errorf("the load script's results: %w", err)
+	if err := json.Unmarshal(text, &found); err != nil {
+		return found, fmt.Errorf("the load script's results: %w", err)
 	}
-	return results, nil
+	return found, nil
 }

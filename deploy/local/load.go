@@ -24,7 +24,7 @@ func (d *deployment) compare(ctx context.Context, g *graph) (loadResults, error)
 	d.say("the load script runs: a spike, then each strategy's cold burst. Two minutes; watch it at %s", d.at.graph.url())
 	g.begin(&url.URL{Scheme: "http", Host: dashboard.address()})
 	defer g.finish(report)
-	return d.load(ctx, drawn(d.loadScript("k6", results), report, dashboard), results)
+	return load[loadResults](ctx, d, drawn(d.loadScript("k6", "trending.js", results), report, dashboard), results)
 }
 
 // A TTL so short that several refreshes fall into half a minute, and still long against the query.
@@ -38,9 +38,9 @@ func (d *deployment) refresh(ctx context.Context) (loadResults, error) {
 		return loadResults{}, err
 	}
 	results := filepath.Join(d.dir, "refresh.json")
-	script := d.loadScript("k6 refresh", results)
+	script := d.loadScript("k6 refresh", "trending.js", results)
 	script.env = append(script.env, "SCENARIO=refresh")
-	found, err := d.load(ctx, script, results)
+	found, err := load[loadResults](ctx, d, script, results)
 	if err != nil {
 		return loadResults{}, err
 	}
@@ -48,16 +48,16 @@ func (d *deployment) refresh(ctx context.Context) (loadResults, error) {
 }
 
 // load runs a load script, prints its tables, and returns what it found.
-func (d *deployment) load(ctx context.Context, script part, results string) (loadResults, error) {
+func load[results any](ctx context.Context, d *deployment, script part, path string) (found results, err error) {
 	finish := signOfLife()
 	failure := d.parts.run(ctx, script)
 	finish()
 	if ctx.Err() != nil {
-		return loadResults{}, failure
+		return found, failure
 	}
-	found, err := readResults(results)
+	found, err = readResults[results](path)
 	if err != nil && failure != nil {
-		return loadResults{}, failure // it did not come so far as to have results
+		return found, failure // it did not come so far as to have results
 	}
 	if tables, err := os.ReadFile(d.parts.log(script.name)); err == nil {
 		fmt.Fprintf(d.out, "%s", tables)

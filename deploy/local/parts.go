@@ -107,6 +107,8 @@ func (d *deployment) replica(i int) part {
 			"DATABASE_URL=" + d.databaseURL, "REDIS_URL=" + d.redisURL, "TRENDING_LEASE=" + leaseTime.String(),
 			// The demonstration: a caller may ask for a naive strategy and see what it costs.
 			"ALLOW_STRATEGY_OVERRIDE=true", "TOKEN_SECRET=" + tokenSecret,
+			// A run by the clock would do the load script's work.
+			"RECONCILE_EVERY=0",
 			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + d.receiver.url() + "/v1/traces",
 			"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=" + metrics, logs,
 			// At the usual intervals a spike would be over before its first point and its first trace are there.
@@ -130,8 +132,8 @@ func (d *deployment) frontDoor() part {
 	}}
 }
 
-// loadScript is k6. Its metrics go where the replicas' go.
-func (d *deployment) loadScript(name, results string) part {
+// loadScript is k6 with a script of loadtest/. Its metrics go where the replicas' go.
+func (d *deployment) loadScript(name, script, results string) part {
 	endpoint := []string{
 		"K6_OTEL_HTTP_EXPORTER_ENDPOINT=" + d.at.prometheus.address(),
 		"K6_OTEL_HTTP_EXPORTER_URL_PATH=/api/v1/otlp/v1/metrics",
@@ -140,7 +142,7 @@ func (d *deployment) loadScript(name, results string) part {
 		endpoint = []string{"K6_OTEL_HTTP_EXPORTER_ENDPOINT=" + d.at.collector.address()}
 	}
 	return part{name: name, command: []string{
-		"k6", "run", "--quiet", "--address=127.0.0.1:0", "--out=opentelemetry", d.path("loadtest/trending.js"),
+		"k6", "run", "--quiet", "--address=127.0.0.1:0", "--out=opentelemetry", d.path("loadtest/" + script),
 	}, env: append(endpoint,
 		"BASE_URL="+d.at.door.url(), "TOKEN_SECRET="+tokenSecret, "RESULTS="+results, "K6_NO_USAGE_REPORT=true",
 		"K6_OTEL_EXPORTER_PROTOCOL=http/protobuf", "K6_OTEL_HTTP_EXPORTER_INSECURE=true",

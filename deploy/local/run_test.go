@@ -31,9 +31,9 @@ func TestASignalIsAFaultOnlyBeforeTheClaims(t *testing.T) {
 
 func TestAMissedThresholdIsToldEvenIfTheClaimsHold(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, verdictOf(nil, loadResults{ThresholdsPassed: true}))
-	require.ErrorContains(t, verdictOf(nil, loadResults{}), "missed a threshold")
-	require.EqualError(t, verdictOf([]verdict{{ID: "a.b"}}, loadResults{}), "1 claim(s) do not hold: a.b")
+	require.NoError(t, verdictOf(nil, true))
+	require.ErrorContains(t, verdictOf(nil, false), "missed a threshold")
+	require.EqualError(t, verdictOf([]verdict{{ID: "a.b"}}, true), "1 claim(s) do not hold: a.b")
 }
 
 func TestClaimsAsJSON(t *testing.T) {

@@ -97,19 +97,7 @@ func (d *deployment) killLeaderAfter(ctx context.Context, rdb *redis.Client, int
 
 // forget makes the memory cold.
 func (d *deployment) forget(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, d.at.door.url()+"/posts/trending", nil)
-	if err != nil {
-		return err
-	}
-	answer, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	answer.Body.Close()
-	if answer.StatusCode != http.StatusNoContent {
-		return fmt.Errorf("DELETE /posts/trending: %s", answer.Status)
-	}
-	return nil
+	return d.call(ctx, http.MethodDelete, "/posts/trending", "", nil, nil)
 }
 
 // leaseHeld returns the lease as soon as somebody holds it.

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+)
+
+// handover is what happened to the payments of a job when the replica that did it died.
+type handover struct {
+	worker string // who died
+	job    job    // as it was when it was over
+
+	lost          int64 // pending although their settlement agrees
+	wronglyMarked int64 // reconciled although it does not
+
+	bytesPerPayment float64 // of Redis, in the buffer that the dead worker left
+}
+
+// happened says whether another replica brought the job to its end.
+func (h *handover) happened() bool {
+	return h != nil && h.job.State == "done" && h.job.Attempts >= 2 && h.job.Replica != h.worker
+}
+
+// job is a reconcile job as it tells of itself.
+type job struct {
+	ID       string `json:"id"`
+	State    string `json:"state"`
+	Total    int64  `json:"total"`
+	Attempts int    `json:"attempts"`
+	Replica  string `json:"replica"` // who does it, or did it last
+}
+
+func (j job) over() bool { return j.State != "running" && j.State != "cancelling" }
+
+// killTheWorker starts a buffered job, kills the replica that does it as soon as half of its payments are in Redis, and
+// asks Postgres what became of them once another has done the rest. It returns nil when there is no middle to be found:
+// with few payments the job is over at once.
+func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
+	memory, err := redis.ParseURL(d.redisURL)
+	if err != nil {
+		return nil, err
+	}
+	rdb := redis.NewClient(memory)
+	defer rdb.Close()
+	token, err := d.token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.call(ctx, http.MethodDelete, "/reconcile", token, nil, nil); err != nil {
+		return nil, err
+	}
+	var begun job
+	order := map[string]string{"strategy": "buffered"}
+	if err := d.call(ctx, http.MethodPost, "/reconcile", token, order, &begun); err != nil {
+		return nil, err
+	}
+	open := "buffer:{reconcile:" + begun.ID + "}:open"
+	if half, err := d.holdsHalf(ctx, rdb, open, begun); err != nil || !half {
+		return nil, err
+	}
+	if err := d.parts.kill(begun.Replica); err != nil {
+		return nil, err
+	}
+	killed := time.Now()
+	left := rdb.SCard(ctx, open).Val()
+	d.say("killed %s in the middle of its job: %d of %d payments were in Redis", begun.Replica, left, begun.Total)
+	h := &handover{worker: begun.Replica}
+	if left > 0 {
+		h.bytesPerPayment = float64(rdb.MemoryUsage(ctx, open, 0).Val()) / float64(left)
+	}
+	if h.job, err = d.whenOver(ctx, begun.ID); err != nil {
+		return nil, err
+	}
+	d.say("its job is %s, by %s, %.1f s later", h.job.State, h.job.Replica, time.Since(killed).Seconds())
+	if h.lost, h.wronglyMarked, err = d.misjudged(ctx); err != nil {
+		return nil, err
+	}
+	for i := range d.at.replicas {
+		if replica := d.replica(i); replica.name == begun.Replica {
+			return h, d.parts.start(ctx, replica)
+		}
+	}
+	return nil, fmt.Errorf("the job names %q, which is none of the replicas", begun.Replica)
+}
+
+// holdsHalf returns as soon as the buffer holds half of the job's payments, or the job is over.
+func (d *deployment) holdsHalf(ctx context.Context, rdb *redis.Client, open string, of job) (bool, error) {
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for looks := 1; ; looks++ {
+		held, err := rdb.SCard(ctx, open).Result()
+		if err != nil || held >= of.Total/2 {
+			return err == nil, err
+		}
+		if looks%50 == 0 {
+			if err := d.call(ctx, http.MethodGet, "/reconcile/"+of.ID, "", nil, &of); err != nil || of.over() {
+				d.say("the job was over before its worker could be killed")
+				return false, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-again.C:
+		}
+	}
+}
+
+// whenOver returns the job when nobody works on it any more.
+func (d *deployment) whenOver(ctx context.Context, id string) (job, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		var now job
+		if err := d.call(ctx, http.MethodGet, "/reconcile/"+id, "", nil, &now); err != nil {
+			return job{}, err
+		}
+		if now.over() {
+			return now, nil
+		}
+		select {
+		case <-ctx.Done():
+			return job{}, fmt.Errorf("job %s is still %s on %s: %w", id, now.State, now.Replica, context.Cause(ctx))
+		case <-again.C:
+		}
+	}
+}
+
+// misjudged counts in Postgres itself the payments that are not as their settlements say.
+func (d *deployment) misjudged(ctx context.Context) (lost, wronglyMarked int64, err error) {
+	conn, err := pgx.Connect(ctx, d.databaseURL)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer conn.Close(ctx)
+	const count = `
+SELECT count(*) FILTER (WHERE p.status = 'pending' AND agrees),
+       count(*) FILTER (WHERE p.status = 'reconciled' AND NOT agrees)
+FROM payments p
+LEFT JOIN settlements s USING (reference)
+CROSS JOIN LATERAL (
+    SELECT coalesce((s.amount_minor, s.currency) = (p.amount_minor, p.currency), false) AS agrees
+) judged`
+	err = conn.QueryRow(ctx, count).Scan(&lost, &wronglyMarked)
+	return lost, wronglyMarked, err
+}
+
+// token lets its bearer reconcile. The service's own command makes it.
+func (d *deployment) token(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, d.path("app/app"), "token", "-user=local", "-scope=reconcile")
+	cmd.Env = append(os.Environ(), "TOKEN_SECRET="+tokenSecret)
+	cmd.Stderr = os.Stderr
+	token, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("app token: %w", err)
+	}
+	return strings.TrimSpace(string(token)), nil
+}
+
+// call sends a request to the service and reads its answer into the given place, if there is one.
+func (d *deployment) call(ctx context.Context, method, path, token string, body, into any) error {
+	sent := &bytes.Buffer{}
+	if body != nil {
+		if err := json.NewEncoder(sent).Encode(body); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, d.at.door.url()+path, sent)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	answer, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode >= http.StatusBadRequest {
+		return fmt.Errorf("%s %s: %s", method, path, answer.Status)
+	}
+	if into == nil {
+		return nil
+	}
+	return json.NewDecoder(answer.Body).Decode(into)
+}
