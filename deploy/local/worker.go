@@ -59,26 +59,29 @@ func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
 	if err := d.call(ctx, http.MethodDelete, "/reconcile", token, nil, nil); err != nil {
 		return nil, err
 	}
-	var begun job
+	var working job
 	order := map[string]string{"strategy": "buffered"}
-	if err := d.call(ctx, http.MethodPost, "/reconcile", token, order, &begun); err != nil {
+	if err := d.call(ctx, http.MethodPost, "/reconcile", token, order, &working); err != nil {
 		return nil, err
 	}
-	open := "buffer:{reconcile:" + begun.ID + "}:open"
-	if half, err := d.holdsHalf(ctx, rdb, open, begun); err != nil || !half {
+	open := "buffer:{reconcile:" + working.ID + "}:open"
+	if working, err = d.halfDone(ctx, rdb, open, working); err != nil {
 		return nil, err
 	}
-	if err := d.parts.kill(begun.Replica); err != nil {
+	if working.over() {
+		d.say("the job was over before its worker could be killed")
+		return nil, nil //nolint:nilnil // nothing was measured, and nothing is wrong
+	}
+	if err := d.parts.kill(working.Replica); err != nil {
 		return nil, err
 	}
-	killed := time.Now()
-	left := rdb.SCard(ctx, open).Val()
-	d.say("killed %s in the middle of its job: %d of %d payments were in Redis", begun.Replica, left, begun.Total)
-	h := &handover{worker: begun.Replica}
+	killed, left := time.Now(), rdb.SCard(ctx, open).Val()
+	d.say("killed %s in the middle of its job: of %d payments %d were in Redis", working.Replica, working.Total, left)
+	h := &handover{worker: working.Replica}
 	if left > 0 {
 		h.bytesPerPayment = float64(rdb.MemoryUsage(ctx, open, 0).Val()) / float64(left)
 	}
-	if h.job, err = d.whenOver(ctx, begun.ID); err != nil {
+	if h.job, err = d.whenOver(ctx, working.ID); err != nil {
 		return nil, err
 	}
 	d.say("its job is %s, by %s, %.1f s later", h.job.State, h.job.Replica, time.Since(killed).Seconds())
@@ -86,34 +89,41 @@ func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
 		return nil, err
 	}
 	for i := range d.at.replicas {
-		if replica := d.replica(i); replica.name == begun.Replica {
+		if replica := d.replica(i); replica.name == h.worker {
 			return h, d.parts.start(ctx, replica)
 		}
 	}
-	return nil, fmt.Errorf("the job names %q, which is none of the replicas", begun.Replica)
+	return nil, fmt.Errorf("the job names %q, which is none of the replicas", h.worker)
 }
 
-// holdsHalf returns as soon as the buffer holds half of the job's payments, or the job is over.
-func (d *deployment) holdsHalf(ctx context.Context, rdb *redis.Client, open string, of job) (bool, error) {
+// halfDone returns the job as soon as its buffer holds half of the payments, or when it is over.
+func (d *deployment) halfDone(ctx context.Context, rdb *redis.Client, open string, of job) (job, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	again := time.NewTicker(2 * time.Millisecond)
 	defer again.Stop()
 	for looks := 1; ; looks++ {
 		held, err := rdb.SCard(ctx, open).Result()
-		if err != nil || held >= of.Total/2 {
-			return err == nil, err
+		if err != nil {
+			return job{}, err
 		}
-		if looks%50 == 0 {
-			if err := d.call(ctx, http.MethodGet, "/reconcile/"+of.ID, "", nil, &of); err != nil || of.over() {
-				d.say("the job was over before its worker could be killed")
-				return false, err
+		half := held >= of.Total/2
+		if half || looks%50 == 0 { // now and then, because a buffer that was flushed has none either
+			if of, err = d.job(ctx, of.ID); err != nil || half || of.over() {
+				return of, err
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return false, context.Cause(ctx)
+			return job{}, context.Cause(ctx)
 		case <-again.C:
 		}
 	}
+}
+
+func (d *deployment) job(ctx context.Context, id string) (now job, err error) {
+	err = d.call(ctx, http.MethodGet, "/reconcile/"+id, "", nil, &now)
+	return now, err
 }
 
 // whenOver returns the job when nobody works on it any more.
@@ -123,12 +133,9 @@ func (d *deployment) whenOver(ctx context.Context, id string) (job, error) {
 	again := time.NewTicker(100 * time.Millisecond)
 	defer again.Stop()
 	for {
-		var now job
-		if err := d.call(ctx, http.MethodGet, "/reconcile/"+id, "", nil, &now); err != nil {
-			return job{}, err
-		}
-		if now.over() {
-			return now, nil
+		now, err := d.job(ctx, id)
+		if err != nil || now.over() {
+			return now, err
 		}
 		select {
 		case <-ctx.Done():
