@@ -16,18 +16,21 @@ var allowed = map[string]struct {
 	why     string
 }{
 	"cache":      {nil, "a mechanism: it knows go-redis and the OpenTelemetry API, and nothing of this service"},
+	"buffer":     {nil, "a mechanism: it knows go-redis, pgx and the OpenTelemetry API, and nothing of this service"},
 	"identity":   {nil, "who calls is known from the token alone, whatever else is down"},
 	"roundtrips": {nil, "a word that everybody may use must not depend on anybody"},
 	"migrations": {nil, "the schema is SQL, whoever asks for it"},
 	"seed":       {nil, "demo data depends on the schema, not on the code that reads it"},
 	"trending":   {[]string{"cache", "roundtrips"}, "the feature shows how to use the mechanism"},
+	"reconcile":  {[]string{"buffer", "roundtrips"}, "the feature shows how to use the mechanism"},
 	"telemetry":  {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
 	"api": {
-		[]string{"cache", "identity", "roundtrips", "trending"}, "it turns features and their accounts into HTTP",
+		[]string{"cache", "identity", "reconcile", "roundtrips", "trending"},
+		"it turns features and their accounts into HTTP",
 	},
 	"servicetest": {[]string{"migrations"}, "a test's database has the schema; for tests and deploy/local only"},
 	"": {
-		[]string{"api", "cache", "identity", "migrations", "seed", "telemetry", "trending"},
+		[]string{"api", "buffer", "cache", "identity", "migrations", "reconcile", "seed", "telemetry", "trending"},
 		"main wires everything, and alone knows everybody",
 	},
 }

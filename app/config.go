@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"nervous/app/identity"
+	"nervous/app/reconcile"
 	"nervous/app/trending"
 )
 
@@ -42,12 +43,13 @@ type config struct {
 	// LOG_LEVEL is debug, info, warn or error.
 	LogLevel slog.Level `env:"LOG_LEVEL" envDefault:"info"`
 
-	Database database
-	Redis    redisStore
-	Trending trendingConfig
-	Tokens   tokenConfig
+	Database  database
+	Redis     redisStore
+	Trending  trendingConfig
+	Reconcile reconcileConfig
+	Tokens    tokenConfig
 
-	// ALLOW_STRATEGY_OVERRIDE lets callers choose a strategy by `?strategy=` and forget cached answers by DELETE. True
+	// ALLOW_STRATEGY_OVERRIDE lets callers choose a strategy, forget cached answers and undo what was reconciled. True
 	// only in the demo: a naive strategy is a way to overload Postgres from outside.
 	AllowStrategyOverride bool `env:"ALLOW_STRATEGY_OVERRIDE" envDefault:"false"`
 }
@@ -99,6 +101,38 @@ type trendingConfig struct {
 	LoadTimeout time.Duration `env:"TRENDING_LOAD_TIMEOUT" envDefault:"25s"`
 }
 
+type reconcileConfig struct {
+	// RECONCILE_STRATEGY is how a run works unless a caller may and does choose: n_plus_one, batched_reads, buffered,
+	// single_statement.
+	Strategy reconcile.Strategy `env:"RECONCILE_STRATEGY" envDefault:"buffered"`
+
+	// RECONCILE_EVERY is how often a run is started by itself. It is the guarantee behind live events, which a Redis that
+	// dies may lose a second of. 0 is never: the demos', because it would do the load script's work.
+	Every time.Duration `env:"RECONCILE_EVERY" envDefault:"1h"`
+
+	// RECONCILE_FLUSH_AGE is how long a live event waits for others. Longer means fewer round-trips to Postgres for the
+	// same events, and a truth that is later by so much.
+	FlushAge time.Duration `env:"RECONCILE_FLUSH_AGE" envDefault:"1s"`
+
+	// RECONCILE_FLUSH_SIZE is how many live events are flushed at once even before that.
+	FlushSize int64 `env:"RECONCILE_FLUSH_SIZE" envDefault:"50000"`
+
+	// RECONCILE_COUNT_EVERY is how often all payments are counted for the dashboard, which reads the whole table. 0, the
+	// default, is never; the demos' table is small.
+	CountEvery time.Duration `env:"RECONCILE_COUNT_EVERY" envDefault:"0"`
+}
+
+// jobConfig is the part of the configuration that `reconcile` and `reset` need.
+type jobConfig struct {
+	Database  database
+	Redis     redisStore
+	Reconcile reconcileConfig
+	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"warn"`
+
+	// ALLOW_STRATEGY_OVERRIDE is what allows `reset`.
+	AllowStrategyOverride bool `env:"ALLOW_STRATEGY_OVERRIDE" envDefault:"false"`
+}
+
 // tokenConfig is the part of the configuration that `token` needs.
 type tokenConfig struct {
 	// TOKEN_SECRET signs bearer tokens, and is the same on every replica: `openssl rand -base64 33` makes a good one.
@@ -124,6 +158,13 @@ func loadDatabaseConfig(getenv func(string) string) (database, error) {
 	return d, err
 }
 
+// loadJobConfig reads what `reconcile` and `reset` need.
+func loadJobConfig(getenv func(string) string) (jobConfig, error) {
+	var j jobConfig
+	err := parse(&j, getenv)
+	return j, err
+}
+
 // loadTokenConfig reads what `token` needs.
 func loadTokenConfig(getenv func(string) string) (tokenConfig, error) {
 	var t tokenConfig
@@ -135,6 +176,7 @@ func loadTokenConfig(getenv func(string) string) (tokenConfig, error) {
 func (c *config) validate(f *faults) {
 	c.Database.validate(f)
 	c.Redis.validate(f)
+	c.Reconcile.validate(f)
 	c.Tokens.validate(f)
 	f.unless(c.Tokens.Secret != demoSecret || c.AllowStrategyOverride, "TOKEN_SECRET",
 		"is the demo's, which is published: choose another, or be a demo (ALLOW_STRATEGY_OVERRIDE=true)")
@@ -147,6 +189,20 @@ func (c *config) validate(f *faults) {
 	f.unless(t.Lease >= 100*time.Millisecond, "TRENDING_LEASE", "must be at least 100ms")
 	f.unless(t.LoadTimeout > 0 && t.LoadTimeout < c.RequestTimeout,
 		"TRENDING_LOAD_TIMEOUT", "must be positive and below REQUEST_TIMEOUT")
+}
+
+func (j *jobConfig) validate(f *faults) {
+	j.Database.validate(f)
+	j.Redis.validate(f)
+	j.Reconcile.validate(f)
+}
+
+func (r *reconcileConfig) validate(f *faults) {
+	f.unless(r.Every == 0 || r.Every >= time.Minute, "RECONCILE_EVERY", "must be 0, which is never, or at least 1m")
+	f.unless(r.FlushAge >= 10*time.Millisecond, "RECONCILE_FLUSH_AGE", "must be at least 10ms")
+	f.unless(r.FlushSize >= 1, "RECONCILE_FLUSH_SIZE", "must be at least 1")
+	f.unless(r.CountEvery == 0 || r.CountEvery >= time.Second,
+		"RECONCILE_COUNT_EVERY", "must be 0, which is never, or at least 1s")
 }
 
 func (d *database) validate(f *faults) {

@@ -1,5 +1,5 @@
 // Command app is the whole service in one binary: `serve` answers requests, `migrate` and `seed` prepare the truth in
-// Postgres, `token` mints what callers show, `healthcheck` asks a running replica whether it is ready. Configuration
+// Postgres, `reconcile` and `reset` do and undo the batch job, `token` mints what callers show, `healthcheck` asks a running replica whether it is ready. Configuration
 // comes from the environment (see config.go); a faulty one stops the start with every fault listed. Exit status: 0
 // done, 1 failed, 2 wrong use.
 package main
@@ -34,6 +34,8 @@ func commands() []command {
 		{"serve", "answer requests until SIGTERM", runServe},
 		{"migrate", "bring the database's schema up to date", runMigrate},
 		{"seed", "load the demo data, or finish and freshen what is there", runSeed},
+		{"reconcile", "compare payments with settlements, and mark those that agree", runReconcile},
+		{"reset", "make every payment pending again (demo only)", runReset},
 		{"token", "mint a bearer token for a caller", runToken},
 		{"healthcheck", "exit 0 when the replica on this machine is ready", runHealthcheck},
 	}

@@ -72,6 +72,7 @@ func (s *service) serve(ctx context.Context, listener net.Listener, c config) er
 	// The background work outlasts the requests: those in flight may still be waiting for it.
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { return s.trending.Run(background) })
+	group.Go(func() error { return s.reconcile.Run(background) })
 	group.Go(func() error {
 		<-ctx.Done()
 		defer stopBackground()

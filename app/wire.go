@@ -9,24 +9,28 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
 	"nervous/app/api"
+	"nervous/app/buffer"
 	"nervous/app/cache"
 	"nervous/app/identity"
 	"nervous/app/migrations"
+	"nervous/app/reconcile"
 	"nervous/app/telemetry"
 	"nervous/app/trending"
 )
 
 // service is one replica, built and not yet serving.
 type service struct {
-	handler  http.Handler
-	trending *trending.Trending
-	draining atomic.Bool
-	pool     *pgxpool.Pool
-	rdb      *redis.Client
+	handler   http.Handler
+	trending  *trending.Trending
+	reconcile *reconcile.Reconciler
+	draining  atomic.Bool
+	pool      *pgxpool.Pool
+	rdb       *redis.Client
 }
 
 // build wires everything, top to bottom. It connects to nothing yet: a store that is away when the replica starts is
@@ -44,11 +48,8 @@ func build(ctx context.Context, c config) (*service, error) {
 		pool.Close()
 		return nil, err
 	}
-	for name, script := range cache.Scripts() {
-		telemetry.RedisScript(name, script)
-	}
 
-	// The feature.
+	// The features.
 	s := &service{pool: pool, rdb: rdb}
 	s.trending = trending.New(pool, rdb, trending.Options{
 		TTL:            c.Trending.TTL,
@@ -60,17 +61,32 @@ func build(ctx context.Context, c config) (*service, error) {
 		AcquireTimeout: c.Database.AcquireTimeout,
 	})
 
+	s.reconcile = reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.ReplicaID))
+
 	// The surface.
 	s.handler = api.New(api.Dependencies{
 		Trending:              s.trending,
+		Reconcile:             s.reconcile,
 		Tokens:                identity.New(c.Tokens.Secret),
 		DefaultStrategy:       c.Trending.Strategy,
+		ReconcileStrategy:     c.Reconcile.Strategy,
 		AllowStrategyOverride: c.AllowStrategyOverride,
 		Ready:                 s.ready,
 		Replica:               c.ReplicaID,
 		RequestTimeout:        c.RequestTimeout,
 	})
 	return s, nil
+}
+
+func reconcileOptions(c reconcileConfig, replica string) reconcile.Options {
+	return reconcile.Options{
+		Replica:    replica,
+		FlushAge:   c.FlushAge,
+		FlushSize:  c.FlushSize,
+		Every:      c.Every,
+		ByItself:   c.Strategy,
+		CountEvery: c.CountEvery,
+	}
 }
 
 // ready says whether requests are welcome. Redis is not asked for: without it the replica is slower, not useless.
@@ -93,7 +109,9 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 	}
 	// A pool that is warm from the start and as wide as it may get: connecting is no part of any request.
 	c.MaxConns, c.MinConns = d.MaxConns, d.MaxConns
-	c.AfterConnect = trending.Prepare
+	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		return errors.Join(trending.Prepare(ctx, conn), reconcile.Prepare(ctx, conn))
+	}
 	// The default pings a connection that was idle for a second, one more round-trip for whoever comes next. A look at
 	// the socket, which costs none, finds those that the server has closed; only they are pinged, and so replaced.
 	c.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
@@ -121,7 +139,14 @@ func openRedis(r redisStore) (*redis.Client, error) {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = r.Timeout, r.Timeout, r.Timeout
-	o.OnConnect = cache.LoadScripts
+	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
+		return errors.Join(cache.LoadScripts(ctx, conn), buffer.LoadScripts(ctx, conn))
+	}
+	for _, scripts := range []map[string]*redis.Script{cache.Scripts(), buffer.Scripts()} {
+		for name, script := range scripts {
+			telemetry.RedisScript(name, script)
+		}
+	}
 	telemetry.RedisOptions(o)
 	rdb := redis.NewClient(o)
 	return rdb, errors.Join(telemetry.Redis(rdb), telemetry.ObserveRedisPool(rdb))

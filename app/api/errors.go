@@ -14,6 +14,7 @@ import (
 
 	"nervous/app/cache"
 	"nervous/app/identity"
+	"nervous/app/reconcile"
 	"nervous/app/trending"
 )
 
@@ -48,7 +49,19 @@ func problemOf(err error) problem {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return problem{Status: http.StatusServiceUnavailable, Title: "Database unavailable", retryAfterSeconds: 2}
 	}
+	if running, ok := errors.AsType[reconcile.RunningError](err); ok {
+		return problem{
+			Status: http.StatusConflict, Title: "A run goes on", Detail: "It is " + locationOf(running.ID) + ".",
+		}
+	}
 	switch {
+	case errors.Is(err, reconcile.ErrNotFound):
+		return problem{Status: http.StatusNotFound, Title: "No such run", Field: "id"}
+	case errors.Is(err, reconcile.ErrUnavailable):
+		return problem{
+			Status: http.StatusServiceUnavailable, Title: "Event not taken", retryAfterSeconds: 1,
+			Detail: "Neither Redis nor, within its bound, Postgres takes it now. Send it again.",
+		}
 	case errors.Is(err, identity.ErrMissing):
 		return problem{
 			Status: http.StatusUnauthorized, Title: "Token required", Detail: err.Error(), Field: "authorization",

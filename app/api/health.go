@@ -25,8 +25,10 @@ func ready(check func(context.Context) error) echo.HandlerFunc {
 // index answers GET /: where to go from here.
 func index(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]string{
-		"trending": "/posts/trending",
-		"alive":    "/healthz",
-		"ready":    "/readyz",
+		"trending":  "/posts/trending",
+		"settled":   "/payments/{id}/settled",
+		"reconcile": "/reconcile",
+		"alive":     "/healthz",
+		"ready":     "/readyz",
 	})
 }

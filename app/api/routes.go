@@ -15,20 +15,24 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 
 	"nervous/app/identity"
+	"nervous/app/reconcile"
 	"nervous/app/trending"
 )
 
 // Dependencies is what the handlers need; all fields are required.
 type Dependencies struct {
-	Trending *trending.Trending
+	Trending  *trending.Trending
+	Reconcile *reconcile.Reconciler
 
 	// Tokens says who calls, on the routes that ask for a scope.
 	Tokens identity.Tokens
 
-	// DefaultStrategy answers where the caller does not choose, or may not.
-	DefaultStrategy trending.Strategy
+	// DefaultStrategy and ReconcileStrategy are used where the caller does not choose, or may not.
+	DefaultStrategy   trending.Strategy
+	ReconcileStrategy reconcile.Strategy
 
-	// AllowStrategyOverride lets callers choose a strategy and make the memory cold. Only for a demo.
+	// AllowStrategyOverride lets callers choose a strategy, make the memory cold, and undo what was reconciled. Only for a
+	// demo.
 	AllowStrategyOverride bool
 
 	// Ready returns nil while the replica can serve.
@@ -64,6 +68,17 @@ func New(d Dependencies) http.Handler {
 	e.GET("/posts/trending", posts.list)
 	if d.AllowStrategyOverride {
 		e.DELETE("/posts/trending", posts.forget)
+	}
+
+	payments := reconcileHandler{d.Reconcile, d.ReconcileStrategy, d.AllowStrategyOverride}
+	mayReconcile := requireScope(d.Tokens, "reconcile")
+	e.POST("/payments/:id/settled", payments.settled)
+	e.POST("/reconcile", payments.start, mayReconcile)
+	e.GET("/reconcile/:id", payments.show)
+	e.DELETE("/reconcile/:id", payments.cancel, mayReconcile)
+	if d.AllowStrategyOverride {
+		e.GET("/payments", payments.truth)
+		e.DELETE("/reconcile", payments.reset)
 	}
 
 	// Probes come every second from every side; their spans would bury the others.

@@ -6,8 +6,6 @@ import (
 	"strconv"
 
 	"github.com/labstack/echo/v4"
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
-	"go.opentelemetry.io/otel/attribute"
 
 	"nervous/app/cache"
 	"nervous/app/trending"
@@ -31,11 +29,8 @@ func (h trendingHandler) list(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx := c.Request().Context()
-	if labels, ok := otelhttp.LabelerFromContext(ctx); ok {
-		labels.Add(attribute.String("strategy", string(strategy)))
-	}
-	list, info, err := h.trending.Top(ctx, strategy)
+	setStrategy(c, string(strategy))
+	list, info, err := h.trending.Top(c.Request().Context(), strategy)
 	describe(c, info)
 	if err != nil {
 		return err
@@ -57,15 +52,10 @@ func (h trendingHandler) choose(name string) (trending.Strategy, error) {
 	}
 	var chosen trending.Strategy
 	if err := chosen.UnmarshalText([]byte(name)); err != nil {
-		return "", problem{
-			Status: http.StatusBadRequest, Title: "Unknown strategy", Detail: err.Error(), Field: "strategy",
-		}
+		return "", unknownStrategy(err)
 	}
 	if !h.allowOverride && chosen != h.defaultStrategy {
-		return "", problem{
-			Status: http.StatusForbidden, Title: "Strategy is not yours to choose", Field: "strategy",
-			Detail: "This deployment answers by the strategy it is configured with (ALLOW_STRATEGY_OVERRIDE is false).",
-		}
+		return "", errNotYoursToChoose
 	}
 	return chosen, nil
 }

@@ -1,13 +1,16 @@
 #!lua flags=allow-oom
 -- KEYS: open, its manifest, generations, the new generation, its manifest, its lease. ARGV: id, token, lease in ms.
 -- Makes what is open a generation, which nobody adds to any more, and gives its lease to the cutter. Returns its size
--- and the fields of its manifest; size 0 when nothing is open. Allowed on a Redis that is full: flushing is what makes
--- room again.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  return {0}
+-- and the fields of its manifest; size 0 when nothing is open. Repeated because the reply was lost, it returns the same
+-- again: what was added in between is not part of it. Allowed on a Redis that is full: flushing is what makes room again.
+if redis.call('EXISTS', KEYS[4]) == 0 then
+  if redis.call('EXISTS', KEYS[1]) == 0 then
+    return {0}
+  end
+  -- First, because it fails for ids that somebody has put there without a manifest: then nothing is half done.
+  redis.call('RENAME', KEYS[2], KEYS[5])
+  redis.call('RENAME', KEYS[1], KEYS[4])
+  redis.call('ZADD', KEYS[3], redis.call('HGET', KEYS[5], 'since'), ARGV[1])
 end
-redis.call('RENAME', KEYS[1], KEYS[4])
-redis.call('RENAME', KEYS[2], KEYS[5])
-redis.call('ZADD', KEYS[3], redis.call('HGET', KEYS[5], 'since'), ARGV[1])
 redis.call('SET', KEYS[6], ARGV[2], 'PX', ARGV[3])
 return {redis.call('SCARD', KEYS[4]), unpack(redis.call('HKEYS', KEYS[5]))}

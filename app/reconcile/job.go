@@ -55,6 +55,25 @@ type Job struct {
 	cause, trace trace.SpanContext
 }
 
+// Progress is how much of the run has been looked at, from 0 to 1.
+func (j Job) Progress() float64 { return progressOf(j.Examined, j.Total) }
+
+// Rate is how many payments a second have been looked at on average.
+func (j Job) Rate() float64 {
+	if j.Took <= 0 {
+		return 0
+	}
+	return float64(j.Examined) / j.Took.Seconds()
+}
+
+// ETA is how much longer the run takes if it goes on as it has; not known before it has begun and after it has ended.
+func (j Job) ETA() (left time.Duration, known bool) {
+	if j.State.Over() || j.Rate() == 0 {
+		return 0, false
+	}
+	return time.Duration(float64(j.Total-j.Examined) / j.Rate() * float64(time.Second)), true
+}
+
 // ErrNotFound answers an id that is no run's.
 var ErrNotFound = errors.New("there is no such run")
 

@@ -89,7 +89,7 @@ const rounds = 5
 func (w *worker) buffered(ctx context.Context) error {
 	ids := w.buffers.Open(w.job.ID.String())
 	for range rounds {
-		w.note(func(j *Job) { j.Counts = Counts{} }) // what disagrees is seen again
+		w.note(func(j *Job) { j.Counts = w.before }) // all that is pending is seen again
 		if err := w.collect(ctx, ids.Add); err != nil {
 			return err
 		}

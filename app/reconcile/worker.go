@@ -113,6 +113,8 @@ type worker struct {
 	begun time.Time
 	// own counts what the record costs, tally what the work does.
 	own, tally *roundtrips.Tally
+	// before is what earlier attempts have marked.
+	before Counts
 
 	mu       sync.Mutex
 	progress Job // what this attempt adds
@@ -152,7 +154,8 @@ func (w *worker) attempt(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		w.note(func(j *Job) { j.Examined = done })
+		w.before = Counts{Reconciled: done}
+		w.note(func(j *Job) { j.Examined, j.Counts = done, w.before })
 	}
 	return w.byStrategy(ctx)
 }

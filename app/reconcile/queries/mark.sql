@@ -1,13 +1,9 @@
 -- name: reconcile_mark
--- Whoever brings the ids, only what agrees is marked. In the order of the ids, so that two who mark the same payments
--- wait for each other instead of deadlocking.
-UPDATE payments
+-- Whoever brings the ids, only what agrees is marked. Those who mark many at a time do so one after another: each has
+-- its rows in an order that the planner chose, so that side by side they might wait for each other for ever.
+WITH one_at_a_time AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtext('reconcile_mark')))
+UPDATE payments p
 SET status = 'reconciled', reconciled_at = now(), reconciled_by = $2
-WHERE id IN (
-    SELECT p.id
-    FROM payments p
-    JOIN settlements s ON s.reference = p.reference AND s.amount_minor = p.amount_minor AND s.currency = p.currency
-    WHERE p.id = ANY ($1) AND p.status = 'pending'
-    ORDER BY p.id
-    FOR UPDATE OF p
-)
+FROM settlements s, one_at_a_time
+WHERE p.id = ANY ($1) AND p.status = 'pending'
+  AND s.reference = p.reference AND s.amount_minor = p.amount_minor AND s.currency = p.currency

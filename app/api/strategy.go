@@ -1,0 +1,26 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/attribute"
+)
+
+// setStrategy labels the request's metrics with the strategy that answers it.
+func setStrategy(c echo.Context, strategy string) {
+	if labels, ok := otelhttp.LabelerFromContext(c.Request().Context()); ok {
+		labels.Add(attribute.String("strategy", strategy))
+	}
+}
+
+func unknownStrategy(err error) problem {
+	return problem{Status: http.StatusBadRequest, Title: "Unknown strategy", Detail: err.Error(), Field: "strategy"}
+}
+
+// errNotYoursToChoose keeps a naive strategy, which is a way to overload Postgres from outside, from whoever calls.
+var errNotYoursToChoose = problem{
+	Status: http.StatusForbidden, Title: "Strategy is not yours to choose", Field: "strategy",
+	Detail: "This deployment works by the strategy it is configured with (ALLOW_STRATEGY_OVERRIDE is false).",
+}

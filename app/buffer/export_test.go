@@ -1,0 +1,13 @@
+package buffer
+
+// Points are the steps of the protocol at which a process may die, in order.
+var Points = []string{
+	string(pointAdded), string(pointCut), string(pointClaimed),
+	string(pointInTransaction), string(pointCommitted), string(pointAcknowledged),
+}
+
+// OnReached has a test told of each step that was done, before the next one is.
+func (o Options[ID]) OnReached(tell func(point string)) Options[ID] {
+	o.reached = func(p point) { tell(string(p)) }
+	return o
+}
