@@ -1,7 +1,7 @@
 // Command app is the whole service in one binary: `serve` answers requests, `migrate` and `seed` prepare the truth in
-// Postgres, `reconcile` and `reset` do and undo the batch job, `token` mints what callers show, `healthcheck` asks a running replica whether it is ready. Configuration
-// comes from the environment (see config.go); a faulty one stops the start with every fault listed. Exit status: 0
-// done, 1 failed, 2 wrong use.
+// Postgres, `reconcile` and `reset` do and undo the batch job, `token` mints what callers show, `healthcheck` asks a
+// running replica whether it is ready. Configuration comes from the environment (see config.go); a faulty one stops the
+// start with every fault listed. Exit status: 0 done, 1 failed, 2 wrong use.
 package main
 
 import (

@@ -114,7 +114,8 @@ func report(out io.Writer, j reconcile.Job) error {
 	fmt.Fprintf(w, "reconciled\t%d of %d payments in %.2f s\n", j.Counts.Reconciled, j.Total, j.Took.Seconds())
 	fmt.Fprintf(w, "not\t%d of another amount, %d in another currency, %d without a settlement\n",
 		j.Counts.Amount, j.Counts.Currency, j.Counts.Missing)
-	fmt.Fprintf(w, "round-trips\t%d to Postgres, %d to Redis, and %d for this record\n", j.DBTrips, j.RedisTrips, j.OwnTrips)
+	fmt.Fprintf(w, "round-trips\t%d to Postgres, %d to Redis, and %d for this record\n",
+		j.DBTrips, j.RedisTrips, j.OwnTrips)
 	if j.Degraded > 0 {
 		fmt.Fprintf(w, "directly\t%d, because Redis refused them\n", j.Degraded)
 	}

@@ -82,8 +82,8 @@ type RunningError struct{ ID uuid.UUID }
 
 func (e RunningError) Error() string { return fmt.Sprintf("run %s goes on", e.ID) }
 
-// Start asks for a run over the first payments that are pending, all of them if limit is 0. It does not wait for it: the
-// run belongs to whichever replica takes it first, most likely this one. RunningError while another one goes on.
+// Start asks for a run over the first payments that are pending, all of them if limit is 0. It does not wait for it:
+// the run belongs to whichever replica takes it first, most likely this one. RunningError while another one goes on.
 func (r *Reconciler) Start(ctx context.Context, by Strategy, limit int) (Job, error) {
 	const insert = `-- name: reconcile_start
 INSERT INTO reconcile_jobs (id, strategy, cause, through, total)
@@ -151,7 +151,8 @@ func scanJob(row pgx.Row) (Job, error) {
 
 // Job returns what is known of a run: ErrNotFound.
 func (r *Reconciler) Job(ctx context.Context, id uuid.UUID) (Job, error) {
-	j, err := scanJob(r.pool.QueryRow(ctx, "-- name: reconcile_job\nSELECT "+columns+" FROM reconcile_jobs WHERE id = $1", id))
+	const job = "-- name: reconcile_job\nSELECT " + columns + " FROM reconcile_jobs WHERE id = $1"
+	j, err := scanJob(r.pool.QueryRow(ctx, job, id))
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Job{}, ErrNotFound

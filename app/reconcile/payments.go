@@ -131,13 +131,12 @@ func find(ctx context.Context, c conn, id int64) (finding Finding, err error) {
 	return finding, nil
 }
 
-// markOne marks a payment if it is pending and agrees, and returns how many that were.
-func markOne(ctx context.Context, c conn, id int64, by uuid.NullUUID) (int64, error) {
-	tag, err := c.Exec(ctx, markOneSQL, id, by)
-	if err != nil {
-		return 0, fmt.Errorf("mark payment %d: %w", id, err)
+// markOne marks a payment if it is pending and agrees.
+func markOne(ctx context.Context, c conn, id int64, by uuid.NullUUID) error {
+	if _, err := c.Exec(ctx, markOneSQL, id, by); err != nil {
+		return fmt.Errorf("mark payment %d: %w", id, err)
 	}
-	return tag.RowsAffected(), nil
+	return nil
 }
 
 // mark marks those of the payments that are pending and agree, and returns how many that were.

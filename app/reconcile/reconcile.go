@@ -1,6 +1,6 @@
-// Package reconcile compares what we believe was paid with what the bank says was settled: a payment reconciles when the
-// settlement of the same reference agrees in amount and currency. The others are reported by what is wrong with them,
-// and never marked.
+// Package reconcile compares what we believe was paid with what the bank says was settled: a payment reconciles when
+// the settlement of the same reference agrees in amount and currency. The others are reported by what is wrong with
+// them, and never marked.
 //
 // It is the textbook case for a write buffer, in two ways. A run goes through all pending payments; see Strategy for
 // what that costs naively, and otherwise. And a payment provider calls once an event, Settled, which only puts the
@@ -13,8 +13,8 @@
 //
 // How it fails. A run whose process dies is taken over by another one within seconds; one that has failed on all its
 // attempts says so and why. With Redis away or full, payments are marked in Postgres directly, which is slower and
-// counted; for live events so few at a time that Postgres bears it, beyond that with ErrUnavailable. With Postgres away,
-// events wait in Redis, and runs wait to be taken up again.
+// counted; for live events so few at a time that Postgres bears it, beyond that with ErrUnavailable. With Postgres
+// away, events wait in Redis, and runs wait to be taken up again.
 package reconcile
 
 import (
@@ -188,8 +188,7 @@ func (r *Reconciler) markDirectly(ctx context.Context, payment int64) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := markOne(ctx, r.pool, payment, uuid.NullUUID{})
-	return err
+	return markOne(ctx, r.pool, payment, uuid.NullUUID{})
 }
 
 // countPayments reports the truth to the metrics.

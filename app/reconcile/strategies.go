@@ -73,7 +73,7 @@ func (w *worker) batchedReads(ctx context.Context) error {
 // found marks the payment if it agrees, with a round-trip of its own.
 func (w *worker) found(ctx context.Context, c conn, p compared) error {
 	if p.Finding == Reconciled {
-		if _, err := markOne(ctx, c, p.ID, w.by()); err != nil {
+		if err := markOne(ctx, c, p.ID, w.by()); err != nil {
 			return err
 		}
 	}
@@ -150,9 +150,12 @@ func (w *worker) singleStatement(ctx context.Context) error {
 	return nil
 }
 
-// pages calls f with what it last returned until that is 0, each time with a connection, and in a trace of its own: a
-// run's could grow to a hundred thousand spans.
-func (w *worker) pages(ctx context.Context, f func(ctx context.Context, c *pgxpool.Conn, after int64) (int64, error)) error {
+// onPage works on the payments after the given one, and returns the last that it has seen, or 0 when there are none.
+type onPage func(ctx context.Context, c *pgxpool.Conn, after int64) (last int64, err error)
+
+// pages calls f until there are no more payments, each time with a connection, and in a trace of its own: a run's could
+// grow to a hundred thousand spans.
+func (w *worker) pages(ctx context.Context, f onPage) error {
 	for after := int64(0); ; {
 		last, err := w.page(ctx, after, f)
 		if err != nil || last == 0 {
@@ -162,9 +165,7 @@ func (w *worker) pages(ctx context.Context, f func(ctx context.Context, c *pgxpo
 	}
 }
 
-func (w *worker) page(
-	ctx context.Context, after int64, f func(context.Context, *pgxpool.Conn, int64) (int64, error),
-) (last int64, err error) {
+func (w *worker) page(ctx context.Context, after int64, f onPage) (last int64, err error) {
 	ctx, span := w.tel.startPage(ctx, w.job.Strategy)
 	defer func() { w.tel.endPage(span, err) }()
 	c, err := w.pool.Acquire(ctx)

@@ -23,7 +23,7 @@ const attempts = 5
 var (
 	errCancelled = errors.New("the run was cancelled")
 	errReplaced  = errors.New("another worker has taken the run over")
-	errSilent    = errors.New("Postgres has not heard of this worker for too long")
+	errSilent    = errors.New("this worker has not reached Postgres for too long")
 )
 
 // takeJobs works on runs that have no living worker: new ones, and those whose worker has died.
