@@ -1,11 +1,11 @@
 // Package buffer is a write buffer: Redis collects ids from any number of processes, and one transaction applies them
 // all, where each alone would cost the database a round-trip.
 //
-// It promises that what Add has accepted is applied at least once, and that each generation, which is what was collected
-// until a flush began, is recorded in the database at most once: however often processes die, a generation whose record
-// is there is only forgotten, one without it is applied again. It holds no more than Redis does: with `appendfsync
-// everysec` a Redis that dies takes up to a second of ids along. Whoever cannot afford that finds them again in the
-// database, as those that are still waiting; so does this deployment.
+// It promises that what Add has accepted is applied at least once, and that each generation, which is what was
+// collected until a flush began, is recorded in the database at most once: however often processes die, a generation
+// whose record is there is only forgotten, one without it is applied again. It holds no more than Redis does: with
+// `appendfsync everysec` a Redis that dies takes up to a second of ids along. Whoever cannot afford that finds them
+// again in the database, as those that are still waiting; so does this deployment.
 //
 // The protocol. ADD puts ids into the set `open`. CUT renames it to a generation, which is never added to again, and
 // whose name is random: a counter would start anew after a loss of data, and its generations would look as if they had

@@ -27,9 +27,9 @@ func (f *Flushed) add(other Flushed) {
 	f.Applied += other.Applied
 }
 
-// Flush applies everything that Add has accepted so far, and returns when no generation of this buffer is left: it waits
-// for those that other processes flush, and takes them over if they die. It stops at the first error; what it has not
-// applied stays in Redis.
+// Flush applies everything that Add has accepted so far, and returns when no generation of this buffer is left: it
+// waits for those that other processes flush, and takes them over if they die. It stops at the first error; what it has
+// not applied stays in Redis.
 func (b *Buffer[ID]) Flush(ctx context.Context) (done Flushed, err error) {
 	g, err := b.cut(ctx)
 	switch {

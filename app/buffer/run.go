@@ -96,8 +96,8 @@ func (b *Buffer[ID]) due(s Stats) bool {
 	return s.Open >= b.options.FlushSize || s.Generations == 0 && s.Open > 0 && s.openAge >= b.options.FlushAge
 }
 
-// prune forgets the records of generations that nobody can still flush. One that comes later than that is applied again,
-// which Apply must bear anyway.
+// prune forgets the records of generations that nobody can still flush. One that comes later than that is applied
+// again, which Apply must bear anyway.
 func (b *Buffers[ID]) prune(ctx context.Context) error {
 	const old = `-- name: buffer_prune
 DELETE FROM buffer_generations WHERE flushed_at < now() - interval '7 days'`
