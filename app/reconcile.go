@@ -20,7 +20,7 @@ import (
 
 // runReconcile does from a terminal what POST /reconcile asks for. The run is like any other: a replica may take it
 // first, and goes on with it if this process dies. Ctrl-C cancels it.
-func runReconcile(ctx context.Context, p program, args []string) (err error) {
+func runReconcile(ctx context.Context, p program, args []string) error {
 	c, err := loadJobConfig(p.getenv)
 	if err != nil {
 		return err
@@ -42,7 +42,9 @@ func runReconcile(ctx context.Context, p program, args []string) (err error) {
 	defer func() {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), telemetryFlush)
 		defer cancel()
-		err = errors.Join(err, flush(bounded))
+		if lost := flush(bounded); lost != nil { // which is no fault of the run's
+			fmt.Fprintln(p.stderr, "app: what was measured is lost:", lost)
+		}
 	}()
 	return withStores(ctx, c, func(r *reconcile.Reconciler) error {
 		work, stop := context.WithCancel(context.WithoutCancel(ctx))
