@@ -40,7 +40,10 @@ func (b *Buffer[ID]) stats(ctx context.Context) (Stats, error) {
 		generations = pipe.ZRangeWithScores(ctx, b.key("generations"), 0, -1)
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) { // nothing is open
+	if errors.Is(err, redis.Nil) { // nothing is open; the last reply may still be an error
+		err = generations.Err()
+	}
+	if err != nil {
 		return Stats{}, err
 	}
 	s := Stats{Open: open.Val(), Depth: open.Val(), Generations: len(generations.Val())}
