@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,7 +14,8 @@ import (
 // Options fixes what a family of buffers is for and how it behaves. Name and Apply are required; every other zero value
 // stands for the default that its comment states.
 type Options[ID id] struct {
-	// Name begins the name of each buffer of this family. Families of the same name on other replicas are the same.
+	// Name begins the name of each buffer of this family, and has no colon. Families of the same name on other replicas
+	// are the same.
 	Name string
 
 	// Apply does to the database what the ids stand for, in the transaction that also records their generation: either
@@ -68,8 +70,8 @@ const (
 )
 
 func (o Options[ID]) withDefaults() Options[ID] {
-	if o.Name == "" || o.Apply == nil {
-		panic("buffer: Options need a Name and an Apply")
+	if o.Name == "" || strings.Contains(o.Name, ":") || o.Apply == nil {
+		panic("buffer: Options need a Name without a colon, and an Apply")
 	}
 	defaultTo(&o.FlushSize, 50_000)
 	defaultTo(&o.FlushAge, time.Second)
