@@ -31,14 +31,8 @@ func (f *Flushed) add(other Flushed) {
 // waits for those that other processes flush, and takes them over if they die. It stops at the first error; what it has
 // not applied stays in Redis.
 func (b *Buffer[ID]) Flush(ctx context.Context) (done Flushed, err error) {
-	g, err := b.cut(ctx)
-	switch {
-	case err == nil:
-		if done, err = b.flush(ctx, g); err != nil {
-			return done, err
-		}
-	case !errors.Is(err, errGone):
-		return done, fmt.Errorf("buffer %s: %w", b.member(), err)
+	if done, err = b.flushOpen(ctx); err != nil {
+		return done, err
 	}
 	for {
 		left, recovered, err := b.recover(ctx)
@@ -52,6 +46,18 @@ func (b *Buffer[ID]) Flush(ctx context.Context) (done Flushed, err error) {
 		case <-time.After(jittered(100 * time.Millisecond)):
 		}
 	}
+}
+
+// flushOpen flushes what is open, if anything is.
+func (b *Buffer[ID]) flushOpen(ctx context.Context) (Flushed, error) {
+	g, err := b.cut(ctx)
+	switch {
+	case errors.Is(err, errGone):
+		return Flushed{}, nil
+	case err != nil:
+		return Flushed{}, fmt.Errorf("buffer %s: %w", b.member(), err)
+	}
+	return b.flush(ctx, g)
 }
 
 // recover flushes the generations that nobody holds, and returns how many others do.
@@ -96,6 +102,9 @@ func (b *Buffer[ID]) flush(ctx context.Context, g claimed) (done Flushed, err er
 	go b.keepAlive(alive, g)
 
 	ids, err := b.ids(ctx, g)
+	if err != nil && b.recorded(ctx, g) { // another took us for dead, and has done our work
+		return Flushed{Replayed: 1, Items: g.size}, nil
+	}
 	if err != nil {
 		return Flushed{}, fmt.Errorf("buffer %s: generation %s: %w", b.member(), g.ID, err)
 	}
@@ -134,6 +143,14 @@ func (b *Buffer[ID]) commit(ctx context.Context, g claimed, ids []ID) (Flushed, 
 		return nil
 	})
 	return done, err
+}
+
+// recorded says whether Postgres has the generation.
+func (b *Buffer[ID]) recorded(ctx context.Context, g claimed) (there bool) {
+	const find = `-- name: buffer_recorded
+SELECT EXISTS (SELECT FROM buffer_generations WHERE id = $1)`
+	err := b.pool.QueryRow(ctx, find, g.ID).Scan(&there)
+	return err == nil && there
 }
 
 // jittered spreads what several processes do at the same interval.

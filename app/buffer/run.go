@@ -33,11 +33,22 @@ func (b *Buffers[ID]) Run(ctx context.Context, continuous ...*Buffer[ID]) error 
 		case <-time.After(jittered(b.options.FlushAge)):
 			err = b.round(work, names)
 		}
-		if failed := err != nil; failed != failing {
+		// A generation whose flush has failed is held until its lease runs out: no error now does not mean that all is well.
+		if failed := err != nil || failing && b.waits(); failed != failing {
 			failing = failed
 			slog.WarnContext(ctx, "flushing changed", "buffers", b.options.Name, "failing", failing, "error", err)
 		}
 	}
+}
+
+// waits says whether generations were waiting when Run last looked.
+func (b *Buffers[ID]) waits() bool {
+	for _, holds := range b.lastSeen() {
+		if holds.Generations > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // round looks at every buffer once.
@@ -70,30 +81,30 @@ func (b *Buffer[ID]) tend(ctx context.Context, continuous bool, added float64) e
 		return err
 	}
 	b.known.Store(b.name, holds)
-	switch {
-	case continuous && b.due(holds):
-		g, err := b.cut(ctx)
-		if errors.Is(err, errGone) {
-			return nil // another replica was faster
+	if continuous && b.due(holds) {
+		if _, err := b.flushOpen(ctx); err != nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("buffer %s: %w", b.member(), err)
-		}
-		_, err = b.flush(ctx, g)
-		return err
-	case holds.Generations > 0:
+	}
+	if holds.Generations > 0 {
 		_, _, err := b.recover(ctx)
 		return err
-	case holds.Depth == 0 && !continuous:
+	}
+	if holds.Depth == 0 && !continuous {
 		return b.forget(ctx, added)
 	}
 	return nil
 }
 
-// due says whether it is time to cut. While a generation waits, only size counts: if the database is away, a large
-// generation is better than one a second.
+// due says whether it is time to cut. While a generation waits, size counts, and age only when it exceeds what a flush
+// may take: if the database is away, a large generation is better than one a second, and if only that generation cannot
+// be applied, the others must not wait for it for ever.
 func (b *Buffer[ID]) due(s Stats) bool {
-	return s.Open >= b.options.FlushSize || s.Generations == 0 && s.Open > 0 && s.openAge >= b.options.FlushAge
+	patience := b.options.FlushAge
+	if s.Generations > 0 {
+		patience = max(patience, b.options.FlushTimeout)
+	}
+	return s.Open >= b.options.FlushSize || s.Open > 0 && s.openAge >= patience
 }
 
 // prune forgets the records of generations that nobody can still flush. One that comes later than that is applied
