@@ -145,7 +145,7 @@ func TestAFlushThatCannotApplyLeavesEverything(t *testing.T) {
 func TestAMemberThatIsNoID(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		l := newLedger(t, payments)
-		const briefly = 500 * time.Millisecond
+		const briefly = time.Second
 		s := settings{Lease: briefly, FlushAge: often, FlushTimeout: briefly}
 		manual := startProcess(t, b, l, s)
 		manual.add(live, 1, 500)

@@ -63,7 +63,7 @@ func TestAReplyThatIsLost(t *testing.T) {
 // the name of a generation that Postgres has.
 func TestACutThatIsRepeatedLate(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
-		const half, short = payments / 2, 500 * time.Millisecond
+		const half, short = payments / 2, time.Second
 		l := newLedger(t, payments)
 		through, proxies := b.proxies(t)
 		through.Backoff = 3 * short
