@@ -186,11 +186,11 @@ export function live({ payments }) {
   events.add(1, { phase: 'live', status: String(response.status) });
   if (response.status !== 202) return;
   recordCost(readFacts(response), { phase: 'live' });
-  check(response, { 'the event was collected in Redis': () => response.json('path') === 'buffered' }, { phase: 'live' });
+  check(response, { 'the event is in the buffer': () => response.json('path') === 'buffered' }, { phase: 'live' });
 }
 
-// Waits until Postgres has marked what it was told of, and records what is missing if it never has. Only the live events
-// have run before it, so every iteration that has ended was one of them.
+// Waits until Postgres has marked what it was told of, and records what is missing if it never has. Only the live
+// events have run before it, so every iteration that has ended was one of them.
 export function drain({ payments }) {
   end('live');
   const wanted = agreeing(Math.min(exec.instance.iterationsCompleted, payments));
@@ -271,7 +271,7 @@ function reset() {
   switch (response.status) {
     case 204: return;
     case 401:
-    case 403: exec.test.abort(`a token of ours is refused (${response.body}): TOKEN_SECRET must be the service's`); break;
+    case 403: exec.test.abort(`our token is refused (${response.body}): TOKEN_SECRET must be the service's`); break;
     case 409: exec.test.abort(`a job is running: wait for its end, or cancel it (${response.headers.Location})`); break;
     default:
       exec.test.abort(`DELETE /reconcile: ${response.status}, not 204: this needs ALLOW_STRATEGY_OVERRIDE=true`);
@@ -370,8 +370,11 @@ function comparison(rows) {
     line(r.strategy, r.jobs, r),
     ...(r.scaled ? [line(`  scaled to all ${r.scaled.payments}, not run`, null, r.scaled)] : []),
   ]);
-  return [
-    table(headings, lines, 1),
-    'Seconds are the median of the jobs, round-trips the most that one of them made. Bookkeeping is the job\'s own record.',
-  ].join('\n');
+  const notes = [
+    'Seconds are the median of the jobs, round-trips the most of any. Bookkeeping is what a job\'s own record costs.',
+  ];
+  if (rows.some((r) => r.scaled)) {
+    notes.push('What is scaled is reckoned along a straight line, and so is what is compared with it.');
+  }
+  return [table(headings, lines, 1), ...notes].join('\n');
 }

@@ -59,7 +59,7 @@ func (d *deployment) reconcile(ctx context.Context) (reconciling, error) {
 	results := filepath.Join(d.dir, "reconcile.json")
 	script := d.loadScript("k6 reconcile", "reconcile.js", results)
 	// Here the naive way is measured to its end, and not scaled.
-	script.env = append(script.env, "SLOW_PAYMENTS=0")
+	script.env = append(script.env, "SLOW_PAYMENTS=0", "COMPARE_SECONDS=900")
 	found, err := load[reconcileResults](ctx, d, script, results)
 	if err != nil {
 		return reconciling{}, err
