@@ -73,8 +73,8 @@ func New[ID id](rdb redis.UniversalClient, pool *pgxpool.Pool, o Options[ID]) *B
 	return b
 }
 
-// Open returns the buffer of that name, which is any text that Postgres can write down. It exists in Redis while it holds
-// something; a name costs nothing.
+// Open returns the buffer of that name, which is any text that Postgres can write down. It exists in Redis while it
+// holds something; a name costs nothing.
 func (b *Buffers[ID]) Open(name string) *Buffer[ID] {
 	return &Buffer[ID]{Buffers: b, name: name, label: b.options.Label(name)}
 }

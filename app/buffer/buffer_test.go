@@ -99,7 +99,7 @@ func TestDropForgetsWhatNoFlushHasBegunWith(t *testing.T) {
 		l := newLedger(t, payments)
 		flusher := startProcess(t, b, l, settings{StopAt: "cut"})
 		flusher.add(live, 1, 500)
-		flush := flusher.beginFlush(live)
+		flush := flusher.beginFlush()
 		flusher.reached()
 		buf := newBuffer(t, b, l)
 		require.NoError(t, buf.Add(t.Context(), Payments{live, 501, payments}.ids()...))
@@ -140,8 +140,8 @@ func TestAFlushThatCannotApplyLeavesEverything(t *testing.T) {
 	l.holds(t, 1, payments)
 }
 
-// Somebody else has put something into the set. Its generation cannot be applied, and says so each time; those that come
-// later are applied, if with less haste. Once it is taken out the rest of its generation is applied too.
+// Somebody else has put something into the set. Its generation cannot be applied, and says so each time; those that
+// come later are applied, if with less haste. Once it is taken out the rest of its generation is applied too.
 func TestAMemberThatIsNoID(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		l := newLedger(t, payments)
@@ -150,9 +150,9 @@ func TestAMemberThatIsNoID(t *testing.T) {
 		manual := startProcess(t, b, l, s)
 		manual.add(live, 1, 500)
 		require.NoError(t, b.at(t, member).SAdd(t.Context(), key(member, "open"), "not a number").Err())
-		err := (<-manual.beginFlush(live)).err
+		err := (<-manual.beginFlush()).err
 		require.ErrorContains(t, err, `"not a number" is no id`)
-		require.ErrorContains(t, (<-manual.beginFlush(live)).err, `"not a number" is no id`, "again, and not for ever held")
+		require.ErrorContains(t, (<-manual.beginFlush()).err, `"not a number" is no id`, "again, and not for ever held")
 
 		s.Run, s.Continuous = true, []string{live}
 		startProcess(t, b, l, s)

@@ -36,7 +36,7 @@ func TestAWorkerThatIsKilled(t *testing.T) {
 					p.reached()
 					p.kill()
 				case "claimed":
-					b.abandon(t, l, s, 1, payments)
+					b.abandon(t, l, s, payments)
 					doomed.Run = true
 					p := startProcess(t, b, l, doomed)
 					p.reached()
@@ -44,7 +44,7 @@ func TestAWorkerThatIsKilled(t *testing.T) {
 				default:
 					p := startProcess(t, b, l, doomed)
 					p.add(live, 1, payments)
-					p.beginFlush(live)
+					p.beginFlush()
 					p.reached()
 					p.kill()
 				}
@@ -75,13 +75,13 @@ var whoeverRecovers = map[string]map[string]float64{
 	"acknowledged":   {},
 }
 
-// abandon leaves a generation of the live buffer without a flusher.
-func (b backend) abandon(t *testing.T, l *ledger, s settings, first, last int64) {
+// abandon leaves a generation of the live buffer without a flusher: the payments up to the last, and what was open.
+func (b backend) abandon(t *testing.T, l *ledger, s settings, last int64) {
 	t.Helper()
 	s.StopAt, s.Run = "cut", false
 	p := startProcess(t, b, l, s)
-	p.add(live, first, last)
-	p.beginFlush(live)
+	p.add(live, 1, last)
+	p.beginFlush()
 	p.reached()
 	p.kill()
 }

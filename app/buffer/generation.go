@@ -44,9 +44,10 @@ func (b *Buffer[ID]) manifestKey(id uuid.UUID) string { return b.generationKey(i
 
 func (b *Buffer[ID]) leaseKey(id uuid.UUID) string { return b.key("lease:" + id.String()) }
 
-// cut makes what is open a generation and claims it; errGone when nothing is open. We do not repeat it: if only the reply
-// is lost, the generation is there without a flusher, and recovery claims it. A Cluster's client does repeat it, and must
-// not when the lease may have run out: that could cut other ids under a name that Postgres knows already, and lose them.
+// cut makes what is open a generation and claims it; errGone when nothing is open. We do not repeat it: if only the
+// reply is lost, the generation is there without a flusher, and recovery claims it. A Cluster's client does repeat it,
+// and must not when the lease may have run out: that could cut other ids under a name that Postgres knows already, and
+// lose them.
 func (b *Buffer[ID]) cut(ctx context.Context) (claimed, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.options.Lease/2)
 	defer cancel()

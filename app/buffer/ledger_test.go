@@ -12,8 +12,8 @@ import (
 	"nervous/app/servicetest"
 )
 
-// ledger is what the tests' buffers are for: payments, numbered from 1, some of which have a settlement that agrees. Its
-// database writes down each time that one is marked, and forbids to mark one twice.
+// ledger is what the tests' buffers are for: payments, numbered from 1, some of which have a settlement that agrees.
+// Its database writes down each time that one is marked, and forbids to mark one twice.
 type ledger struct {
 	url  string
 	pool *pgxpool.Pool

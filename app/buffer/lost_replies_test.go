@@ -23,14 +23,14 @@ func TestAReplyThatIsLost(t *testing.T) {
 		},
 		"buffer.cut": func(t *testing.T, b backend, l *ledger, far *process, lost <-chan struct{}) {
 			far.add(live, 1, half)
-			flush := far.beginFlush(live)
+			flush := far.beginFlush()
 			<-lost
 			startProcess(t, b, l, settings{}).add(live, half+1, payments) // before it is repeated, if it is
 			<-flush
 		},
 		"buffer.claim": func(t *testing.T, b backend, l *ledger, far *process, lost <-chan struct{}) {
-			b.abandon(t, l, settings{Lease: lease}, 1, half)
-			far.beginFlush(live)
+			b.abandon(t, l, settings{Lease: lease}, half)
+			far.beginFlush()
 			<-lost
 		},
 		"buffer.acknowledge": func(_ *testing.T, _ backend, _ *ledger, far *process, lost <-chan struct{}) {
@@ -70,7 +70,7 @@ func TestACutThatIsRepeatedLate(t *testing.T) {
 		far := startProcess(t, b, l, settings{Network: through, Lease: short})
 		far.add(live, 1, half)
 		lost := proxies[b.owner(t, member)].LoseReply(buffer.Scripts()["buffer.cut"].Hash())
-		flush := far.beginFlush(live)
+		flush := far.beginFlush()
 		<-lost
 		near := startProcess(t, b, l, settings{Lease: short, FlushAge: often, Run: true})
 		b.empty(t, member)
@@ -92,7 +92,7 @@ func TestACommitWhoseReplyIsLost(t *testing.T) {
 		far := startProcess(t, b, l, settings{Database: database.String(), Lease: lease})
 		far.add(live, 1, payments)
 		lost := proxy.LoseReply("commit")
-		require.Error(t, (<-far.beginFlush(live)).err)
+		require.Error(t, (<-far.beginFlush()).err)
 		<-lost
 		require.Equal(t, buffer.Flushed{Replayed: 1, Items: payments}, far.flush(live).Flushed)
 		require.Equal(t, map[string]float64{"failed cut": 1, "replayed recovered": 1}, far.flushes())

@@ -100,21 +100,21 @@ type flushed struct {
 	err error
 }
 
-// beginFlush flushes in the background.
-func (p *process) beginFlush(name string) <-chan flushed {
+// beginFlush flushes the live buffer in the background.
+func (p *process) beginFlush() <-chan flushed {
 	ended := make(chan flushed, 1)
 	go func() {
 		var f flushed
-		f.err = p.try("Flush", name, &f.Flush)
+		f.err = p.try("Flush", live, &f.Flush)
 		ended <- f
 	}()
 	return ended
 }
 
-//nolint:unparam // that it is mostly the same buffer is the tests' business
-func (p *process) stats(name string) (holds buffer.Stats) {
+// stats says what the live buffer holds.
+func (p *process) stats() (holds buffer.Stats) {
 	p.t.Helper()
-	p.call("Stats", name, &holds)
+	p.call("Stats", live, &holds)
 	return holds
 }
 

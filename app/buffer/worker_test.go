@@ -194,7 +194,7 @@ func (w *worker) Spans(_ struct{}, spans *[]Span) error {
 			}
 		}
 		for _, a := range ended.Attributes() {
-			s.Attributes[string(a.Key)] = a.Value.Emit()
+			s.Attributes[string(a.Key)] = a.Value.String()
 		}
 		*spans = append(*spans, s)
 	}
