@@ -15,7 +15,7 @@ import (
 )
 
 // An empty panel is a promise that was never looked at. With PROMETHEUS_URL this asks every panel's query of a server
-// that has seen loadtest/trending.js in the last 15 minutes; there is nothing to ask without one.
+// that has seen the scripts of loadtest/ in the last 15 minutes; there is nothing to ask without one.
 //
 //	PROMETHEUS_URL=http://127.0.0.1:9090 go test -count=1 -run TestPanelsHaveData ./dashboards
 func TestPanelsHaveData(t *testing.T) {

@@ -14,7 +14,9 @@ import (
 	"go.opentelemetry.io/otel/semconv/v1.43.0/otelconv"
 
 	"nervous/app/api"
+	"nervous/app/buffer"
 	"nervous/app/cache"
+	"nervous/app/reconcile"
 	"nervous/app/telemetry"
 )
 
@@ -42,6 +44,19 @@ var (
 		{cache.MetricValueAge, "s", histogram},
 		{cache.MetricRefused, "{value}", counter},
 		{cache.MetricBreaker, "{state}", gauge},
+		{buffer.MetricDepth, "{item}", gauge},
+		{buffer.MetricGenerations, "{generation}", gauge},
+		{buffer.MetricOldestAge, "s", gauge},
+		{buffer.MetricAdds, "{item}", counter},
+		{buffer.MetricFlushItems, "{item}", histogram},
+		{buffer.MetricFlushDuration, "s", histogram},
+		{buffer.MetricFlushes, "{flush}", counter},
+		{reconcile.MetricItems, "{payment}", counter},
+		{reconcile.MetricProgress, "1", gauge},
+		{reconcile.MetricDuration, "s", histogram},
+		{reconcile.MetricTakeovers, "{job}", counter},
+		{reconcile.MetricEvents, "{event}", counter},
+		{reconcile.MetricPayments, "{payment}", gauge},
 		{api.MetricRoundTrips, "{round_trip}", histogram},
 		{telemetry.StoreRoundTrips, "{round_trip}", counter},
 		{telemetry.TelemetrySpans, "{span}", counter},
@@ -100,6 +115,10 @@ func series(name, unit string, k kind) []string {
 		return []string{name + "_total"}
 	case histogram:
 		return []string{name + "_bucket", name + "_sum", name + "_count"}
+	case gauge:
+		if unit == "1" {
+			return []string{name + "_ratio"}
+		}
 	}
 	return []string{name}
 }
