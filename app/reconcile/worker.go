@@ -191,12 +191,14 @@ func (w *worker) end(ctx context.Context, err error) {
 		slog.WarnContext(ctx, "an attempt at a run failed",
 			"run", w.job.ID, "attempt", w.job.Attempts, "ends_as", state, "error", err)
 	}
-	w.tel.ended(ctx, w.span, w.total(), state, err)
 	// Whoever goes on does so after a moment: what failed now would fail at once again.
 	if e := w.write(bounded, state, message, time.Second); e != nil {
 		slog.WarnContext(ctx, "the end of a run could not be recorded; another worker will find it",
 			"run", w.job.ID, "error", e)
+		w.span.RecordError(errors.Join(err, e))
+		return
 	}
+	w.tel.ended(ctx, w.span, w.total(), state, err)
 }
 
 // keepAlive tells Postgres of this worker and of its progress, and stops the work when the run is not its any more, or
