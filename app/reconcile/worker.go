@@ -185,6 +185,9 @@ func (w *worker) end(ctx context.Context, err error) {
 			w.note(func(j *Job) { j.Counts.Reconciled = done })
 		}
 	}
+	if state == Done { // what nobody had to look at any more, others have marked: live events, or a worker before this one
+		w.note(func(j *Job) { j.Examined = w.job.Total })
+	}
 	message := ""
 	if err != nil && !errors.Is(err, errCancelled) {
 		message = err.Error()
