@@ -136,10 +136,15 @@ func (b backend) at(t *testing.T, member string) *redis.Client {
 	return connect(t, b.owner(t, member))
 }
 
-// left lists what Redis keeps of a buffer.
-func (b backend) left(t *testing.T, member string) []string {
+// left lists what Redis keeps of the live buffer.
+func (b backend) left(t *testing.T) []string {
 	t.Helper()
-	keys, err := b.at(t, member).Keys(t.Context(), "*").Result()
+	return leftAt(t, b.at(t, member), member)
+}
+
+func leftAt(t *testing.T, rdb *redis.Client, member string) []string {
+	t.Helper()
+	keys, err := rdb.Keys(t.Context(), "*").Result()
 	require.NoError(t, err)
 	var left []string
 	for _, k := range keys {
@@ -153,7 +158,8 @@ func (b backend) left(t *testing.T, member string) []string {
 // empty returns once Redis keeps nothing of a buffer.
 func (b backend) empty(t *testing.T, member string) {
 	t.Helper()
-	eventually(t, func() bool { return len(b.left(t, member)) == 0 })
+	rdb := b.at(t, member)
+	eventually(t, func() bool { return len(leftAt(t, rdb, member)) == 0 })
 }
 
 // waiting lists a buffer's generations.
@@ -169,9 +175,8 @@ func (b backend) unleased(t *testing.T, member string) {
 	t.Helper()
 	generations := b.waiting(t, member)
 	require.Len(t, generations, 1)
-	eventually(t, func() bool {
-		return b.at(t, member).Exists(t.Context(), key(member, "lease:"+generations[0])).Val() == 0
-	})
+	rdb, lease := b.at(t, member), key(member, "lease:"+generations[0])
+	eventually(t, func() bool { return rdb.Exists(t.Context(), lease).Val() == 0 })
 }
 
 // proxies puts a proxy before each node.
@@ -198,5 +203,5 @@ const patience = 30 * time.Second
 
 func eventually(t *testing.T, condition func() bool) {
 	t.Helper()
-	require.Eventually(t, condition, patience, 5*time.Millisecond)
+	require.Eventually(t, condition, patience, 10*time.Millisecond)
 }

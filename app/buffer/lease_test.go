@@ -68,15 +68,14 @@ func TestAFlusherThatWasPausedWhileAnotherDidItsWork(t *testing.T) {
 
 func TestAFlushThatTakesLongKeepsItsLease(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
-		const short = time.Second
 		l := newLedger(t, payments)
-		slow := startProcess(t, b, l, settings{Lease: short, StopAt: "in transaction"})
+		slow := startProcess(t, b, l, settings{Lease: lease, StopAt: "in transaction"})
 		slow.add(live, 1, payments)
 		flush := slow.beginFlush()
 		slow.reached()
-		other := startProcess(t, b, l, settings{Lease: short, FlushAge: often, Run: true})
+		other := startProcess(t, b, l, settings{Lease: lease, FlushAge: often, Run: true})
 		eventually(t, func() bool { return other.metric(buffer.MetricGenerations, "buffer")[family] == 1 })
-		<-time.After(3 * short) // the work takes that long
+		<-time.After(2 * lease) // the work takes that long
 		slow.goOn()
 		require.NoError(t, (<-flush).err)
 		require.Empty(t, other.flushes())

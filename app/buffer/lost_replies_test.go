@@ -97,7 +97,7 @@ func TestACommitWhoseReplyIsLost(t *testing.T) {
 		require.Equal(t, buffer.Flushed{Replayed: 1, Items: payments}, far.flush(live).Flushed)
 		require.Equal(t, map[string]float64{"failed cut": 1, "replayed recovered": 1}, far.flushes())
 		require.Equal(t, 1, l.generations(t))
-		require.Empty(t, b.left(t, member))
+		require.Empty(t, b.left(t))
 		l.holds(t, 1, payments)
 	})
 }
