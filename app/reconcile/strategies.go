@@ -88,13 +88,13 @@ const rounds = 5
 // last word: while it counts anything that agrees and is pending, the run is not over.
 func (w *worker) buffered(ctx context.Context) error {
 	ids := w.buffers.Open(w.job.ID.String())
+	var lost error
 	for range rounds {
 		w.note(func(j *Job) { j.Counts = w.before }) // all that is pending is seen again
 		if err := w.collect(ctx, ids.Add); err != nil {
 			return err
 		}
-		_, lost := ids.Flush(ctx)
-		if ctx.Err() != nil {
+		if _, lost = ids.Flush(ctx); ctx.Err() != nil {
 			return ctx.Err()
 		}
 		left, err := rest(ctx, w.pool, w.job.through)
@@ -106,7 +106,7 @@ func (w *worker) buffered(ctx context.Context) error {
 		}
 		w.tel.repeated(ctx, left.Reconciled, lost)
 	}
-	return fmt.Errorf("something that agrees is still pending after %d rounds", rounds)
+	return errors.Join(fmt.Errorf("something that agrees is still pending after %d rounds", rounds), lost)
 }
 
 // collect compares everything that is pending and hands over what agrees, page by page; what is refused is marked
