@@ -97,8 +97,11 @@ FROM (SELECT id FROM payments WHERE status = 'pending' ORDER BY id LIMIT $4) p`
 	_, err := r.pool.Exec(ctx, insert, id, by, traceparent(trace.SpanContextFromContext(ctx)), most)
 	if taken, ok := errors.AsType[*pgconn.PgError](err); ok && taken.ConstraintName == "reconcile_jobs_one_at_a_time" {
 		running, err := r.running(ctx)
-		if err != nil {
+		switch {
+		case err != nil:
 			return Job{}, err
+		case running == uuid.Nil: // it has ended since
+			return r.Start(ctx, by, limit)
 		}
 		return Job{}, RunningError{running}
 	}
