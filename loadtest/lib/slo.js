@@ -13,6 +13,7 @@ export const DB_ROUND_TRIPS = {
   n_plus_one: 11, // the list, then one author query for each of the ten posts
   preload: 2, // the list, then all authors at once
   hit: 0, // memory answers; Postgres is not asked
+  event: 0, // a live event goes to the buffer; whoever flushes asks Postgres
 };
 
 // However many requests find the cache cold together, over all replicas one of them runs the query.
