@@ -35,18 +35,31 @@ func RedisCluster(t testing.TB) *Cluster {
 	})
 	var buses []int
 	for range 3 {
-		// The default, 10,000 above the port, need not be free and may not even be a port.
-		bus, err := freePort()
-		require(t, err)
-		node, err := StartRedis(ctx, Options{Settings: map[string]string{
-			"save": "", "appendonly": "no", "cluster-enabled": "yes", "cluster-port": strconv.Itoa(bus),
-		}})
+		node, bus, err := startMaster(ctx)
 		require(t, err)
 		c.Nodes, buses = append(c.Nodes, node), append(buses, bus)
 	}
 	require(t, c.form(ctx, buses))
 	require(t, c.Ready(ctx))
 	return c
+}
+
+// startMaster starts one that knows no others yet, on a bus port that may be taken in the moment between our choice and
+// its start, as any free port may.
+func startMaster(ctx context.Context) (node *RedisServer, bus int, err error) {
+	for try := 1; ; try++ {
+		// The default, 10,000 above the port, need not be free and may not even be a port.
+		if bus, err = freePort(); err != nil {
+			return nil, 0, err
+		}
+		node, err = StartRedis(ctx, Options{Settings: map[string]string{
+			"save": "", "appendonly": "no", "cluster-enabled": "yes", "cluster-port": strconv.Itoa(bus),
+		}})
+		var ended *startError
+		if err == nil || !errors.As(err, &ended) || try == 5 {
+			return node, bus, err
+		}
+	}
 }
 
 // form gives each node its share of the slots and introduces it to the first.
