@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nervous/app/reconcile"
-	"nervous/app/servicetest"
 )
 
 // A run is cancelled, by another process, in the middle of its marking. What is marked by then stays marked, nothing
@@ -53,10 +52,7 @@ func TestCancelInTheMiddle(t *testing.T) {
 func TestCancelWhileItCollects(t *testing.T) {
 	t.Parallel()
 	s := newStores(t)
-	slow := servicetest.NewProxy(t, s.Redis)
-	through := s.network
-	through.Redis = slow.Addr()
-	replica := startProcess(t, through, reconcile.Options{Silence: silence})
+	replica, slow := s.behindProxy(t, reconcile.Options{Silence: silence})
 	slow.Delay(time.Second)
 	id := replica.start(reconcile.Buffered).Job.ID
 	eventually(t, func() bool { return len(s.kept(t, id)) > 0 })

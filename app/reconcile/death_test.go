@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"nervous/app/reconcile"
-	"nervous/app/servicetest"
 )
 
 // Short enough to wait for, long enough that a machine which is busy with other tests makes nobody look dead.
@@ -60,10 +59,7 @@ func TestAWorkerIsKilledWhileItCollects(t *testing.T) {
 		SELECT n, n::text, 1, 'EUR' FROM generate_series($1::bigint + 1, 5000) n RETURNING reference)
 		INSERT INTO settlements (reference, amount_minor, currency) SELECT reference, 1, 'EUR' FROM more`, payments)
 	require.NoError(t, err)
-	slow := servicetest.NewProxy(t, s.Redis)
-	through := s.network
-	through.Redis = slow.Addr()
-	doomed := startProcess(t, through, reconcile.Options{Silence: silence, BufferLease: lease})
+	doomed, slow := s.behindProxy(t, reconcile.Options{Silence: silence, BufferLease: lease})
 	slow.Delay(time.Second)
 	id := doomed.start(reconcile.Buffered).Job.ID
 	eventually(t, func() bool { return s.job(t, id).Examined > 0 })

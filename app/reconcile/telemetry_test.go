@@ -1,0 +1,132 @@
+package reconcile_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"nervous/app/buffer"
+	"nervous/app/reconcile"
+)
+
+// A run is a trace that leads to the request which asked for it; its pages are traces of their own that lead to the
+// run, and the flush's leads to them.
+func TestTheTracesOfARun(t *testing.T) {
+	t.Parallel()
+	s := newStores(t)
+	replica := s.replica(t, reconcile.Options{})
+	started := replica.start(reconcile.Buffered)
+	id := started.Job.ID
+	run := s.over(t, id)
+	eventually(t, func() bool { return len(replica.spans(reconcile.SpanJob)) == 1 })
+
+	job := replica.spans(reconcile.SpanJob)[0]
+	require.True(t, job.Root)
+	require.Equal(t, run.TraceID, job.Trace)
+	require.Equal(t, map[string][]string{"cause": {started.Trace}}, job.Links)
+	require.Equal(t, map[string]string{
+		"reconcile.strategy": "buffered", "reconcile.payments": "1000", "reconcile.attempt": "1", "reconcile.state": "done",
+	}, job.Attributes)
+	require.Empty(t, job.Error)
+
+	pages := replica.spans(reconcile.SpanPage)
+	require.Len(t, pages, 2, "the second is empty")
+	for _, page := range pages {
+		require.True(t, page.Root)
+		require.Equal(t, map[string][]string{"job": {job.Trace}}, page.Links)
+		require.Equal(t, map[string]string{"reconcile.strategy": "buffered"}, page.Attributes)
+		require.NotEqual(t, job.Trace, page.Trace)
+	}
+	flushes := replica.spans(buffer.SpanFlush)
+	require.Len(t, flushes, 1)
+	require.True(t, flushes[0].Root)
+	require.Equal(t, map[string][]string{"producer": {pages[0].Trace}, "cause": {job.Trace}}, flushes[0].Links)
+
+	// A live event leads to its flush likewise.
+	event := replica.settled(middle)
+	eventually(t, func() bool { return len(replica.spans(buffer.SpanFlush)) == 2 })
+	require.Equal(t, map[string][]string{"producer": {event.Trace}}, replica.spans(buffer.SpanFlush)[1].Links)
+}
+
+// However many payments there are, the trace of a run is small, and that of a page no larger than a page.
+func TestNoTraceGrowsWithThePayments(t *testing.T) {
+	t.Parallel()
+	s := newStores(t)
+	replica := s.replica(t, reconcile.Options{})
+	run := s.over(t, replica.start(reconcile.NPlusOne).Job.ID)
+	eventually(t, func() bool { return len(replica.spans(reconcile.SpanJob)) == 1 })
+	sizes := map[string]int{}
+	for _, span := range replica.spans("") {
+		sizes[span.Trace]++
+	}
+	// Its own, what it costs to end, and a beat a second.
+	require.LessOrEqual(t, sizes[run.TraceID], 10+int(run.Took.Seconds()))
+	pages := replica.spans(reconcile.SpanPage)
+	require.Len(t, pages, 2)
+	require.Equal(t, 1+1+payments+agreeing, sizes[pages[0].Trace], "itself, the ids, a find each, an update each")
+	require.Equal(t, 2, sizes[pages[1].Trace])
+}
+
+// Who takes a run over leads to the first worker's trace, which the record names.
+func TestATakeoverLeadsToTheFirstWorker(t *testing.T) {
+	t.Parallel()
+	s := newStores(t)
+	release := s.hold(t)
+	doomed := s.replica(t, reconcile.Options{Silence: silence})
+	started := doomed.start(reconcile.BatchedReads)
+	s.blocked(t)
+	first := s.job(t, started.Job.ID).TraceID
+	require.Len(t, first, 32)
+	doomed.kill()
+	successor := s.replica(t, reconcile.Options{Silence: silence})
+	s.taken(t, started.Job.ID, 2)
+	release()
+	run := s.over(t, started.Job.ID)
+	require.Equal(t, first, run.TraceID)
+	eventually(t, func() bool { return len(successor.spans(reconcile.SpanJob)) == 1 })
+	job := successor.spans(reconcile.SpanJob)[0]
+	require.NotEqual(t, first, job.Trace)
+	require.Equal(t, map[string][]string{"cause": {started.Trace}, "first_attempt": {first}}, job.Links)
+	require.Equal(t, "2", job.Attributes["reconcile.attempt"])
+	require.Equal(t, map[string]float64{"": 1}, successor.metric(reconcile.MetricTakeovers))
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	s := newStores(t)
+	replica := s.replica(t, reconcile.Options{CountEvery: often})
+	for _, by := range reconcile.Strategies() {
+		job := s.over(t, replica.start(by).Job.ID)
+		require.Equal(t, map[string]float64{
+			string(by) + " reconciled": agreeing, string(by) + " amount": 10, string(by) + " currency": 10,
+			string(by) + " missing": 10,
+		}, of(by, replica.metric(reconcile.MetricItems, "strategy", "outcome")))
+		// That it has ended is reported once the record says so.
+		eventually(t, func() bool {
+			return replica.metric(reconcile.MetricDuration, "strategy", "outcome")[string(by)+" done"] == 1
+		})
+		require.InDelta(t, 1, replica.metric(reconcile.MetricProgress, "strategy")[string(by)], 0, "and for a while")
+		require.InDelta(t, job.DBTrips, replica.metric("store.round_trips", "store", "operation", "strategy")["postgres job reconcile "+string(by)], 0)
+		require.NoError(t, s.asker.Reset(t.Context()))
+	}
+	require.Empty(t, replica.metric(reconcile.MetricTakeovers))
+	replica.settled(middle)
+	require.Equal(t, map[string]float64{"buffered": 1}, replica.metric(reconcile.MetricEvents, "outcome"))
+	eventually(t, func() bool { return s.marked(t) == 1 })
+	eventually(t, func() bool { return replica.metric(reconcile.MetricPayments, "status")["reconciled"] == 1 })
+	require.Equal(t, map[string]float64{"pending": payments - 1, "reconciled": 1},
+		replica.metric(reconcile.MetricPayments, "status"))
+	require.Positive(t, replica.metric("store.round_trips", "store", "operation")["postgres job bookkeeping"])
+	require.Positive(t, replica.metric("store.round_trips", "store", "operation")["postgres flush live"])
+}
+
+// of are the values whose attributes begin with the strategy.
+func of(by reconcile.Strategy, values map[string]float64) map[string]float64 {
+	mine := map[string]float64{}
+	for attributes, n := range values {
+		if len(attributes) > len(by) && attributes[:len(by)+1] == string(by)+" " {
+			mine[attributes] = n
+		}
+	}
+	return mine
+}
