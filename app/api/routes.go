@@ -57,7 +57,11 @@ func New(d Dependencies) http.Handler {
 		// Around everything that may call a store, and around Recover, so that a panic is accounted for too.
 		account(d.Replica),
 		middleware.Recover(),
-		middleware.ContextTimeout(d.RequestTimeout),
+		middleware.ContextTimeoutWithConfig(middleware.ContextTimeoutConfig{
+			Timeout: d.RequestTimeout,
+			// Left to itself it makes a bare 503 of any error that a deadline had a part in.
+			ErrorHandler: func(err error, _ echo.Context) error { return err },
+		}),
 	)
 
 	e.GET("/", index)
