@@ -102,8 +102,10 @@ func readOrder(c echo.Context) (asked order, err error) {
 	decoder := json.NewDecoder(http.MaxBytesReader(c.Response(), c.Request().Body, maxOrder))
 	decoder.DisallowUnknownFields()
 	err = decoder.Decode(&asked)
-	if err == nil && decoder.More() {
-		err = errors.New("there is more than one JSON value")
+	if err == nil {
+		if _, more := decoder.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("there is more than one JSON value")
+		}
 	}
 	if mistyped, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && mistyped.Field != "" {
 		return order{}, problem{
