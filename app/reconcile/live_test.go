@@ -118,8 +118,7 @@ func TestLiveEventsWithoutRedis(t *testing.T) {
 	}
 }
 
-// Redis loses its data after it has taken events. Nothing is marked wrongly, and a run that is started from time to time
-// finds them.
+// Redis loses its data after it has taken events. A run that is started from time to time finds what they were about.
 func TestARunFindsTheEventsThatRedisLost(t *testing.T) {
 	t.Parallel()
 	s := newStores(t)

@@ -84,7 +84,8 @@ func (f afterError) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.Trace
 func TestARunThatKeepsFailing(t *testing.T) {
 	onEachStrategy(t, func(t *testing.T, by reconcile.Strategy) {
 		s := newStores(t)
-		_, err := s.pool.Exec(t.Context(), "ALTER TABLE payments ADD CONSTRAINT never CHECK (id <> 107 OR status = 'pending')")
+		_, err := s.pool.Exec(t.Context(),
+			"ALTER TABLE payments ADD CONSTRAINT never CHECK (id <> 107 OR status = 'pending')")
 		require.NoError(t, err)
 		o := reconcile.Options{Silence: silence, BufferLease: lease}
 		one := s.replica(t, o)

@@ -1,10 +1,8 @@
 package reconcile_test
 
 import (
-	"context"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"nervous/app/migrations"
@@ -88,7 +86,7 @@ func (s stores) counted(t *testing.T) int64 {
 	t.Helper()
 	return s.count(t, `SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE toplevel AND (query ~
 		'-- name: (reconcile_(page|ids|find|mark|mark_one|mark_all|rest)|buffer_generation)\n'
-		OR lower(query) IN ('begin', 'commit', 'rollback') AND userid = (SELECT oid FROM pg_roles WHERE rolname = 'postgres'))`)
+		OR lower(query) IN ('begin', 'commit', 'rollback'))`)
 }
 
 func TestALimitTakesTheFirst(t *testing.T) {
@@ -157,14 +155,4 @@ func TestThereIsNoOtherStrategy(t *testing.T) {
 		require.NoError(t, by.UnmarshalText([]byte(s)))
 		require.Equal(t, s, by)
 	}
-}
-
-// A statement that is not prepared when its connection is opened costs the first run two round-trips.
-func TestTheQueriesArePrepared(t *testing.T) {
-	t.Parallel()
-	conn, err := pgx.Connect(t.Context(), servicetest.Postgres(t))
-	require.NoError(t, err)
-	defer conn.Close(context.WithoutCancel(t.Context()))
-	require.NoError(t, reconcile.Prepare(t.Context(), conn))
-	require.NoError(t, reconcile.Prepare(t.Context(), conn), "again, which changes nothing")
 }
