@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 )
 
 // How many payments are read at a time: see the strategies.
@@ -110,28 +111,36 @@ func (w *worker) buffered(ctx context.Context) error {
 }
 
 // collect compares everything that is pending and hands over what agrees, page by page; what is refused is marked
-// directly.
+// directly. A page is handed over while the next one is read: Redis and Postgres need not wait for each other.
 func (w *worker) collect(ctx context.Context, add func(context.Context, ...int64) error) error {
-	return w.pages(ctx, func(ctx context.Context, c *pgxpool.Conn, after int64) (last int64, err error) {
+	var handing errgroup.Group
+	handing.SetLimit(1)
+	err := w.pages(ctx, func(ctx context.Context, c *pgxpool.Conn, after int64) (last int64, err error) {
 		page, err := compare(ctx, c, after, w.job.through, bufferBatch)
 		if err != nil || len(page) == 0 {
 			return 0, err
 		}
-		var agree []int64
-		for _, p := range page {
-			if p.Finding == Reconciled {
-				agree = append(agree, p.ID)
-			}
-		}
-		if err := add(ctx, agree...); err != nil {
-			if _, err := mark(ctx, c, agree, w.by()); err != nil {
-				return 0, err
-			}
-			w.note(func(j *Job) { j.Degraded += int64(len(agree)) })
-		}
-		w.examined(ctx, page...)
+		handing.Go(func() error { return w.handOver(ctx, page, add) })
 		return page[len(page)-1].ID, nil
 	})
+	return errors.Join(err, handing.Wait())
+}
+
+func (w *worker) handOver(ctx context.Context, page []compared, add func(context.Context, ...int64) error) error {
+	var agree []int64
+	for _, p := range page {
+		if p.Finding == Reconciled {
+			agree = append(agree, p.ID)
+		}
+	}
+	if err := add(ctx, agree...); err != nil {
+		if _, err := mark(ctx, w.pool, agree, w.by()); err != nil {
+			return err
+		}
+		w.note(func(j *Job) { j.Degraded += int64(len(agree)) })
+	}
+	w.examined(ctx, page...)
+	return nil
 }
 
 // singleStatement has Postgres do it all, and asks it what is left.
