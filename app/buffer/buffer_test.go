@@ -122,7 +122,7 @@ func TestAFlushThatCannotApplyLeavesEverything(t *testing.T) {
 	b, l := oneRedis(t), newLedger(t, payments)
 	broken := true
 	buf := buffer.New(b.client(t), l.pool, buffer.Options[int64]{
-		Name: family, Lease: 100 * time.Millisecond,
+		Name: family, Lease: time.Second,
 		Apply: func(ctx context.Context, tx pgx.Tx, g buffer.Generation, ids []int64) (int64, error) {
 			applied, err := mark(ctx, tx, g, ids)
 			if broken {

@@ -104,7 +104,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 
 // run goes through the schedule, lets what is left be flushed, and then holds what was seen to the promises.
 func (c *chaos) run() {
-	const steps = 250
+	const steps = 200
 	for step := range steps {
 		time.Sleep(c.upTo(40 * time.Millisecond)) // the schedule
 		w := c.workers[c.random.IntN(len(c.workers))]

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
-		_ = parallel.Value.Set("6") // they wait for time to pass more than for a processor
+		_ = parallel.Value.Set("12") // they wait for time to pass more than for a processor
 	}
 	os.Exit(m.Run())
 }
