@@ -30,7 +30,19 @@ func runReconcile(ctx context.Context, p program, args []string) error {
 	flags.Func("strategy", "`how`: n_plus_one, batched_reads, buffered (default) or single_statement",
 		func(name string) error { return c.Reconcile.Strategy.UnmarshalText([]byte(name)) })
 	limit := flags.Int("limit", 0, "how many of the pending payments, the first ones; 0 is all")
-	if flags.Parse(args) != nil || flags.NArg() > 0 || *limit < 0 {
+	if flags.Parse(args) != nil {
+		return errUsage
+	}
+	wrong := ""
+	switch {
+	case *limit < 0:
+		wrong = "the limit must not be negative"
+	case flags.NArg() > 0:
+		wrong = fmt.Sprintf("a run has no use for %q", flags.Args())
+	}
+	if wrong != "" {
+		fmt.Fprintf(p.stderr, "app: %s\n\n", wrong)
+		flags.Usage()
 		return errUsage
 	}
 	flush, err := telemetry.Start(ctx, telemetry.Config{
