@@ -256,7 +256,7 @@ func parse(target interface{ validate(*faults) }, getenv func(string) string) er
 		case env.VarIsNotSetError:
 			f.unless(false, e.Key, "is required and not set")
 		case env.ParseError:
-			variable := variableOf(reflect.TypeOf(target).Elem(), e.Name)
+			variable := variableOf(reflect.TypeOf(target).Elem(), e)
 			f.unless(false, variable, "is %q: %v", environment[variable], e.Err)
 		default:
 			return err
@@ -269,15 +269,15 @@ func parse(target interface{ validate(*faults) }, getenv func(string) string) er
 	return fmt.Errorf("the environment has %d fault(s):\n%s", len(f.lines), strings.Join(f.lines, "\n"))
 }
 
-// variableOf finds the variable behind a field's name, which is all that a parse error tells.
-func variableOf(structure reflect.Type, field string) string {
+// variableOf finds the variable behind a field's name and type, which is all that a parse error tells.
+func variableOf(structure reflect.Type, e env.ParseError) string {
 	for f := range structure.Fields() {
 		variable, _, _ := strings.Cut(f.Tag.Get("env"), ",")
-		if f.Name == field && variable != "" {
+		if f.Name == e.Name && f.Type == e.Type && variable != "" {
 			return variable
 		}
 		if variable == "" && f.Type.Kind() == reflect.Struct {
-			if found := variableOf(f.Type, field); found != "" {
+			if found := variableOf(f.Type, e); found != "" {
 				return found
 			}
 		}
