@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"nervous/app/reconcile"
 	"nervous/app/trending"
 )
 
@@ -26,6 +27,9 @@ func TestTwoAddressesAndASecretAreEnough(t *testing.T) {
 	require.Equal(t, ":8080", c.ListenAddr)
 	require.Equal(t, trending.Lease, c.Trending.Strategy)
 	require.Equal(t, 10*time.Minute, c.Trending.TTL)
+	require.Equal(t, reconcileConfig{
+		Strategy: reconcile.Buffered, Every: time.Hour, FlushAge: time.Second, FlushSize: 50_000,
+	}, c.Reconcile)
 	require.NotEmpty(t, c.ReplicaID)
 	require.False(t, c.AllowStrategyOverride)
 }
@@ -42,11 +46,16 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		"TRENDING_TTL":          "10",
 		"TRENDING_TTL_JITTER":   "1",
 		"LOG_LEVEL":             "loud",
+		"RECONCILE_STRATEGY":    "magic",
+		"RECONCILE_EVERY":       "59s",
+		"RECONCILE_FLUSH_AGE":   "9ms",
+		"RECONCILE_FLUSH_SIZE":  "0",
+		"RECONCILE_COUNT_EVERY": "-1s",
 		"TOKEN_SECRET":          "31 bytes are one byte too few..",
 	}))
 	require.Error(t, err)
 	for _, line := range []string{
-		"10 fault(s)",
+		"15 fault(s)",
 		"- DATABASE_URL is required and not set\n",
 		`- DATABASE_MAX_CONNS is "none": `,
 		"- REDIS_URL is not an address of Redis: ",
@@ -56,6 +65,11 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		`- TRENDING_TTL is "10": `,
 		"- TRENDING_TTL_JITTER must be from 0 to below 1\n",
 		`- LOG_LEVEL is "loud": `,
+		`- RECONCILE_STRATEGY is "magic": there is no strategy "magic", only n_plus_one, batched_reads, buffered, `,
+		"- RECONCILE_EVERY must be 0, which is never, or at least 1m\n",
+		"- RECONCILE_FLUSH_AGE must be at least 10ms\n",
+		"- RECONCILE_FLUSH_SIZE must be at least 1\n",
+		"- RECONCILE_COUNT_EVERY must be 0, which is never, or at least 1s",
 		"- TOKEN_SECRET has 31 bytes and must have at least 32",
 	} {
 		require.ErrorContains(t, err, line)

@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"nervous/app/identity"
 	"nervous/app/servicetest"
 )
 
@@ -134,6 +136,54 @@ func TestEveryAnswerSaysWhatItCost(t *testing.T) {
 	require.Equal(t, http.StatusNoContent, ask(t, http.MethodDelete, d.url+"/posts/trending").status)
 	again := ask(t, http.MethodGet, d.url+"/posts/trending")
 	require.Contains(t, again.header.Get("Cache-Status"), "fwd=miss; stored")
+}
+
+// What a run costs is what its strategy says, in a replica as it is deployed.
+func TestARunInAReplica(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, hundredPayments(t), demo)
+	token, err := identity.New(tokenSecret).Mint(identity.Caller{User: "42", Scopes: []string{"reconcile"}}, time.Hour)
+	require.NoError(t, err)
+	for strategy, trips := range map[string]int{
+		"n_plus_one": 2 + 100 + 97, "batched_reads": 2 + 97, "buffered": 2 + 6, "single_statement": 2,
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.url+"/reconcile",
+			strings.NewReader(`{"strategy":"`+strategy+`"}`))
+		require.NoError(t, err)
+		request.Header.Set("Authorization", "Bearer "+token)
+		accepted, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		require.NoError(t, accepted.Body.Close())
+		require.Equal(t, http.StatusAccepted, accepted.StatusCode)
+
+		var job struct {
+			State, Replica string
+			RoundTrips     struct{ Postgres int } `json:"round_trips"`
+		}
+		require.Eventually(t, func() bool {
+			got := ask(t, http.MethodGet, d.url+accepted.Header.Get("Location"))
+			require.NoError(t, json.Unmarshal(got.body, &job))
+			return job.State == "done"
+		}, 20*time.Second, 5*time.Millisecond)
+		require.Equal(t, "test-1", job.Replica)
+		if strategy == "buffered" { // one less where the connection has prepared the record before
+			require.LessOrEqual(t, job.RoundTrips.Postgres, trips)
+		} else {
+			require.Equal(t, trips, job.RoundTrips.Postgres, strategy)
+		}
+		const truth = `{"pending":3,"reconciled":97,"pending_that_agree":0,"reconciled_that_disagree":0}`
+		require.JSONEq(t, truth, string(ask(t, http.MethodGet, d.url+"/payments").body))
+		require.Equal(t, http.StatusNoContent, ask(t, http.MethodDelete, d.url+"/reconcile").status)
+	}
+
+	event := ask(t, http.MethodPost, d.url+"/payments/1/settled")
+	require.Equal(t, http.StatusAccepted, event.status)
+	require.JSONEq(t, `{"payment":1,"path":"buffered"}`, string(event.body))
+	require.Regexp(t, `redis;desc="1 round-trips";dur=[\d.]+, db;desc="0 round-trips"`, event.header.Get("Server-Timing"))
+	const marked = `{"pending":99,"reconciled":1,"pending_that_agree":96,"reconciled_that_disagree":0}`
+	require.Eventually(t, func() bool {
+		return string(bytes.TrimSpace(ask(t, http.MethodGet, d.url+"/payments").body)) == marked
+	}, 20*time.Second, 5*time.Millisecond)
 }
 
 func TestErrorsAreProblems(t *testing.T) {
