@@ -14,8 +14,8 @@ import (
 var trips = map[reconcile.Strategy]struct{ postgres, redis int64 }{
 	// Two pages of ids, the second of them empty; a find for each payment, an update for each that agrees.
 	reconcile.NPlusOne: {2 + payments + agreeing, 0},
-	// Three pages, the last of them empty; an update for each that agrees.
-	reconcile.BatchedReads: {3 + agreeing, 0},
+	// Two pages of payments and what was found; an update for each that agrees.
+	reconcile.BatchedReads: {2 + agreeing, 0},
 	// Two pages; BEGIN, the generation's record (and to prepare it, once a connection), the update, COMMIT; a look at what
 	// is left. In Redis: one addition a page that is not empty, CUT, SSCAN, ACK, a look for other generations.
 	reconcile.Buffered: {2 + 5 + 1, 1 + 4},
