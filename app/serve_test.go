@@ -283,6 +283,23 @@ func TestAGracefulEndFinishesWhatIsInFlight(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
+// A replica that stands still while it marks payments must not hold up the others for as long as it pleases.
+func TestATransactionThatStandsStillIsEnded(t *testing.T) {
+	t.Parallel()
+	pool, err := openPostgres(t.Context(), database{
+		URL: servicetest.Postgres(t), MaxConns: 1, StatementTimeout: 30 * time.Second,
+	})
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return tx.Conn().PgConn().CheckConn() != nil }, 20*time.Second, 50*time.Millisecond)
+	_, err = tx.Exec(t.Context(), "SELECT 1")
+	require.Error(t, err)
+	require.Error(t, tx.Rollback(t.Context()))
+	require.NoError(t, pool.Ping(t.Context()), "there is another connection for who comes next")
+}
+
 func TestWrongUseIsSaid(t *testing.T) {
 	t.Parallel()
 	var said bytes.Buffer

@@ -121,6 +121,8 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 	parameters := c.ConnConfig.RuntimeParams
 	parameters["application_name"] = "nervous"
 	parameters["statement_timeout"] = strconv.FormatInt(d.StatementTimeout.Milliseconds(), 10)
+	// A replica that stands still in a transaction, or whose network does, would hold up who marks payments, everywhere.
+	parameters["idle_in_transaction_session_timeout"] = "5000"
 	// One query, one core: a service answers many at a time, and each that took all cores would starve the others.
 	parameters["max_parallel_workers_per_gather"] = "0"
 	if err := telemetry.Postgres(c); err != nil {
