@@ -10,7 +10,7 @@ import (
 )
 
 // lease is long enough that a busy machine does not lose one by chance, and short enough to wait for.
-const lease = 2 * time.Second
+const lease = 3 * time.Second
 
 // often is how often a worker that runs looks what there is to do.
 const often = 50 * time.Millisecond

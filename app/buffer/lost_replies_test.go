@@ -23,20 +23,17 @@ func TestAReplyThatIsLost(t *testing.T) {
 		},
 		"buffer.cut": func(t *testing.T, b backend, l *ledger, far *process, lost <-chan struct{}) {
 			far.add(live, 1, half)
-			flush := far.beginFlush()
-			<-lost
+			flush := far.flushUntil(lost)
 			startProcess(t, b, l, settings{}).add(live, half+1, payments) // before it is repeated, if it is
 			<-flush
 		},
 		"buffer.claim": func(t *testing.T, b backend, l *ledger, far *process, lost <-chan struct{}) {
 			b.abandon(t, l, settings{Lease: lease}, half)
-			far.beginFlush()
-			<-lost
+			far.flushUntil(lost)
 		},
-		"buffer.acknowledge": func(_ *testing.T, _ backend, _ *ledger, far *process, lost <-chan struct{}) {
+		"buffer.acknowledge": func(t *testing.T, _ backend, _ *ledger, far *process, lost <-chan struct{}) {
 			far.add(live, 1, half)
-			far.flush(live) // what cannot be acknowledged is not undone
-			<-lost
+			require.NoError(t, (<-far.flushUntil(lost)).err, "what cannot be acknowledged is not undone")
 		},
 	} {
 		t.Run("after "+after, func(t *testing.T) {
@@ -63,15 +60,14 @@ func TestAReplyThatIsLost(t *testing.T) {
 // the name of a generation that Postgres has.
 func TestACutThatIsRepeatedLate(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
-		const half, short = payments / 2, time.Second
+		const half, short = payments / 2, 2 * time.Second
 		l := newLedger(t, payments)
 		through, proxies := b.proxies(t)
 		through.Backoff = 3 * short
 		far := startProcess(t, b, l, settings{Network: through, Lease: short})
 		far.add(live, 1, half)
 		lost := proxies[b.owner(t, member)].LoseReply(buffer.Scripts()["buffer.cut"].Hash())
-		flush := far.beginFlush()
-		<-lost
+		flush := far.flushUntil(lost)
 		near := startProcess(t, b, l, settings{Lease: short, FlushAge: often, Run: true})
 		b.empty(t, member)
 		near.add(live, half+1, payments)
@@ -92,8 +88,7 @@ func TestACommitWhoseReplyIsLost(t *testing.T) {
 		far := startProcess(t, b, l, settings{Database: database.String(), Lease: lease})
 		far.add(live, 1, payments)
 		lost := proxy.LoseReply("commit")
-		require.Error(t, (<-far.beginFlush()).err)
-		<-lost
+		require.Error(t, (<-far.flushUntil(lost)).err)
 		require.Equal(t, buffer.Flushed{Replayed: 1, Items: payments}, far.flush(live).Flushed)
 		require.Equal(t, map[string]float64{"failed cut": 1, "replayed recovered": 1}, far.flushes())
 		require.Equal(t, 1, l.generations(t))

@@ -101,7 +101,7 @@ type flushed struct {
 }
 
 // beginFlush flushes the live buffer in the background.
-func (p *process) beginFlush() <-chan flushed {
+func (p *process) beginFlush() chan flushed {
 	ended := make(chan flushed, 1)
 	go func() {
 		var f flushed
@@ -109,6 +109,29 @@ func (p *process) beginFlush() <-chan flushed {
 		ended <- f
 	}()
 	return ended
+}
+
+// flushUntil begins flushes until a reply is lost, and returns the one that lost it: on a busy machine, one may fail
+// before it comes to that.
+func (p *process) flushUntil(lost <-chan struct{}) <-chan flushed {
+	p.t.Helper()
+	tooLong := time.After(patience)
+	for {
+		flush := p.beginFlush()
+		select {
+		case <-lost:
+			return flush
+		case f := <-flush:
+			select {
+			case <-lost:
+				flush <- f
+				return flush
+			default:
+			}
+		case <-tooLong:
+			require.Fail(p.t, "no reply was lost")
+		}
+	}
 }
 
 // stats says what the live buffer holds.
