@@ -293,7 +293,8 @@ func TestATransactionThatStandsStillIsEnded(t *testing.T) {
 	t.Cleanup(pool.Close)
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return tx.Conn().PgConn().CheckConn() != nil }, 20*time.Second, 50*time.Millisecond)
+	closed := func() bool { return tx.Conn().PgConn().CheckConn() != nil }
+	require.Eventually(t, closed, 20*time.Second, 50*time.Millisecond)
 	_, err = tx.Exec(t.Context(), "SELECT 1")
 	require.Error(t, err)
 	require.Error(t, tx.Rollback(t.Context()))

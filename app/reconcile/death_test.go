@@ -12,7 +12,7 @@ import (
 
 // Short enough to wait for, long enough that a machine which is busy with other tests makes nobody look dead.
 const (
-	silence = 2 * time.Second
+	silence = 4 * time.Second
 	lease   = 2 * time.Second
 )
 

@@ -112,7 +112,7 @@ func (p pipes) Write(b []byte) (int, error) { return p.w.Write(b) }
 func (p pipes) Close() error                { return errors.Join(p.ReadCloser.Close(), p.w.Close()) }
 
 // patience bounds every wait: a test that hangs should say where.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 func eventually(t *testing.T, condition func() bool) {
 	t.Helper()

@@ -35,8 +35,7 @@ func (n network) connect(ctx context.Context) (*pgxpool.Pool, *redis.Client, err
 		//nolint:staticcheck // as in app/wire.go
 		return p.IdleDuration > time.Second && p.Conn.PgConn().CheckConn() != nil
 	}
-	// As there too, and sooner: who stands still in a transaction holds up all others.
-	c.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "1000"
+	c.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "5000"
 	if err := telemetry.Postgres(c); err != nil {
 		return nil, nil, err
 	}
