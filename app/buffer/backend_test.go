@@ -87,9 +87,11 @@ func (b backend) network() network {
 	return n
 }
 
+// timeout is generous: a machine that is busy with other tests is not the fault that a test is about.
+const timeout = 10 * time.Second
+
 func (n network) client() redis.UniversalClient {
-	const timeout = 5 * time.Second // a machine that is busy with other tests is not the fault that a test is about
-	dialer := net.Dialer{Timeout: time.Second}
+	dialer := net.Dialer{Timeout: timeout}
 	return redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs: n.Redis, IsClusterMode: n.Cluster,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
@@ -193,7 +195,9 @@ func (b backend) proxies(t *testing.T) (n network, byNode map[*servicetest.Redis
 
 func connect(t testing.TB, server *servicetest.RedisServer) *redis.Client {
 	t.Helper()
-	client := redis.NewClient(server.Options())
+	options := server.Options()
+	options.DialTimeout, options.ReadTimeout, options.WriteTimeout = timeout, timeout, timeout
+	client := redis.NewClient(options)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
