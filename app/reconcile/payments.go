@@ -191,8 +191,12 @@ func (r *Reconciler) Reset(ctx context.Context) error {
 	}
 	// Redis may be away; what it holds of live events would be marked again when it is back, and no harm done.
 	dropped := r.live.Drop(ctx)
-	_, err := r.pool.Exec(ctx, `UPDATE payments SET status = 'pending', reconciled_at = NULL, reconciled_by = NULL
-		WHERE status = 'reconciled'`)
+	const reset = `-- name: reconcile_reset
+WITH one_at_a_time AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtext('reconcile_mark')))
+UPDATE payments SET status = 'pending', reconciled_at = NULL, reconciled_by = NULL
+FROM one_at_a_time
+WHERE status = 'reconciled'`
+	_, err := r.pool.Exec(ctx, reset)
 	if err != nil {
 		return fmt.Errorf("reset payments: %w", err)
 	}
