@@ -1,6 +1,7 @@
 -- name: reconcile_page
--- The next payments that are pending, each with what comparing it with its settlement finds. Limited before the join, so
--- that a page costs a page however many are pending.
+-- The next payments that are pending, each with what comparing it with its settlement finds. Limited before the join,
+-- and joined one by one, so that a page costs a page: the planner, who cannot know how few are asked for, would read
+-- both tables whole.
 SELECT p.id,
        CASE WHEN s.reference IS NULL             THEN 'missing'
             WHEN s.currency <> p.currency         THEN 'currency'
@@ -13,5 +14,5 @@ FROM (
     ORDER BY id
     LIMIT $3
 ) p
-LEFT JOIN settlements s ON s.reference = p.reference
+LEFT JOIN LATERAL (SELECT * FROM settlements WHERE reference = p.reference LIMIT 1) s ON true
 ORDER BY p.id
