@@ -4,6 +4,11 @@
 -- workers did the marking. No index: a run counts once, at its end, and an index would undo the HOT updates.
 ALTER TABLE payments ADD COLUMN reconciled_by uuid;
 
+-- A reference is looked up fifty thousand times a run, and compared byte by byte: in the collation of a language each
+-- look-up takes nearly twice as long.
+ALTER TABLE payments ALTER COLUMN reference TYPE text COLLATE "C";
+ALTER TABLE settlements ALTER COLUMN reference TYPE text COLLATE "C";
+
 -- One row for each generation of a write buffer that has been applied, in the transaction that applied it. A second
 -- flush of the same generation finds it and does nothing.
 CREATE TABLE buffer_generations (
