@@ -1,0 +1,92 @@
+package ratelimit
+
+import "time"
+
+// spent is what one caller has spent of one policy. The zero value is nothing.
+type spent struct {
+	// log is when each unit was spent, newest first, in µs. It is the state of Exact.
+	log []int64
+
+	// window is the number of a window since the clock's zero, and count what was spent in it: the state of FixedWindow.
+	window, count int64
+}
+
+// decide says what each policy holds of a cost at a time in µs, and returns what has been spent afterwards: the cost
+// from every policy, or from none.
+//
+// It is the specification of the limiter, what check.lua does in Redis, and what decides while Redis is away. It takes
+// the time and the state as arguments, so that both can be held to the same cases.
+//
+// For Exact, a unit that is spent at a time t counts before t + window and not from then on. A cost is admitted if with
+// it no more than the limit count, so no interval [t, t + window) ever holds more; and it is denied only if with it
+// more would.
+func decide(now, cost int64, policies []Policy, before []spent) (verdicts []Verdict, after []spent) {
+	admitted := true
+	for i, p := range policies {
+		s := before[i].at(now, p)
+		v := Verdict{Policy: p}
+		if s.used()+cost > p.Limit {
+			v.Wait, admitted = s.untilOnly(p.Limit-cost, now, p), false
+		}
+		verdicts, after = append(verdicts, v), append(after, s)
+	}
+	for i, p := range policies {
+		if admitted {
+			after[i] = after[i].and(cost, now, p)
+		}
+		used := after[i].used()
+		verdicts[i].Remaining = max(0, p.Limit-used)
+		if used > 0 {
+			verdicts[i].Reset = after[i].untilOnly(used-1, now, p)
+		}
+	}
+	return verdicts, after
+}
+
+// at returns what of it counts at that time.
+//
+// If the clock was set back, the log goes back with it, so that its newest entry is now. Each entry then seems younger
+// than it is, by at most the size of the step: never is more admitted than without the step, and nobody waits longer
+// than a window for it, however large it was. Of a clock that was set forward nothing can be known: the entries seem
+// older than they are, and up to the limit is admitted once more.
+func (s spent) at(now int64, p Policy) spent {
+	if p.Strategy == FixedWindow {
+		if current := now / p.Window.Microseconds(); s.window != current {
+			return spent{window: current}
+		}
+		return s
+	}
+	var log []int64
+	for _, t := range s.log {
+		if t -= max(0, s.log[0]-now); t > now-p.Window.Microseconds() {
+			log = append(log, t)
+		}
+	}
+	return spent{log: log}
+}
+
+// used is how many units of it there are.
+func (s spent) used() int64 { return int64(len(s.log)) + s.count }
+
+// and returns it with a cost that is spent now.
+func (s spent) and(cost, now int64, p Policy) spent {
+	if p.Strategy == FixedWindow {
+		s.count += cost
+		return s
+	}
+	log := make([]int64, cost, int(cost)+len(s.log))
+	for i := range log {
+		log[i] = now
+	}
+	return spent{log: append(log, s.log...)}
+}
+
+// untilOnly returns how long until only so many units of it still count.
+func (s spent) untilOnly(left, now int64, p Policy) time.Duration {
+	window := p.Window.Microseconds()
+	end := (s.window + 1) * window
+	if p.Strategy != FixedWindow {
+		end = s.log[left] + window
+	}
+	return time.Duration(end-now) * time.Microsecond
+}

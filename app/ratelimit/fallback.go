@@ -1,0 +1,83 @@
+package ratelimit
+
+import (
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// fallback decides while Redis cannot be asked, each policy by its own Fallback.
+type fallback struct {
+	mu sync.Mutex
+	// spent is what callers have spent here. The one who has been silent for longest gives way to a new one.
+	spent *simplelru.LRU[spender, spent]
+}
+
+type spender struct {
+	caller, policy string
+	strategy       Strategy
+}
+
+func newFallback(size int) *fallback {
+	known, err := simplelru.NewLRU[spender, spent](size, nil)
+	if err != nil {
+		panic("ratelimit: " + err.Error())
+	}
+	return &fallback{spent: known}
+}
+
+// whenClosed is how long a caller is asked to wait if a closed policy has to be asked: Redis is tried again by then.
+const whenClosed = breakerRest
+
+func (f *fallback) decide(now, replicas int64, q question) Decision {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := Decision{Allowed: true, Degraded: true, Source: FromFallback}
+	var local []Policy
+	var before []spent
+	for _, p := range q.policies {
+		if p.Fallback == Local {
+			before = append(before, f.of(q.caller, p))
+			// This replica's share of the limit, and at least what the request costs: else it could never be admitted.
+			p.Limit = max(q.cost, p.Limit/replicas)
+			local = append(local, p)
+		}
+	}
+	verdicts, after := decide(now, q.cost, local, before)
+	for _, p := range q.policies {
+		v := Verdict{Policy: p}
+		switch p.Fallback {
+		case Local:
+			v, verdicts = verdicts[0], verdicts[1:]
+			v.Policy = p
+		case Open:
+			v.Remaining = p.Limit - q.cost
+		case Closed:
+			v.Wait, v.Reset = whenClosed, whenClosed
+		}
+		d.Allowed = d.Allowed && v.Wait == 0
+		d.Verdicts = append(d.Verdicts, v)
+	}
+	if d.Allowed {
+		for i, p := range local {
+			f.spent.Add(spender{q.caller, p.Name, p.Strategy}, after[i])
+		}
+	}
+	return d
+}
+
+func (f *fallback) of(caller string, p Policy) spent {
+	s, _ := f.spent.Get(spender{caller, p.Name, p.Strategy})
+	return s
+}
+
+// forget drops what a caller has spent here.
+func (f *fallback) forget(caller string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, key := range f.spent.Keys() {
+		if key.caller == caller {
+			f.spent.Remove(key)
+		}
+	}
+}
