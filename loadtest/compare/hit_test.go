@@ -1,4 +1,5 @@
-// Package compare_test holds our cache against others, on what they all do: remember a value of a trending list's size.
+// Package compare_test holds our cache and our rate limit against others, on what they all do: remember a value of a
+// trending list's size, and decide whether a caller may go on.
 //
 //	cd loadtest/compare
 //	go test -bench . -benchtime 2000x
