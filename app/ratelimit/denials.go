@@ -1,7 +1,6 @@
 package ratelimit
 
 import (
-	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -45,11 +44,11 @@ func newDenials(size int) *denials {
 }
 
 func (q question) denialKey() denialKey {
-	var policies strings.Builder
+	names := make([]string, 0, 2)
 	for _, p := range q.policies {
-		fmt.Fprintf(&policies, "%s %s %d %d,", p.Name, p.Strategy, p.Limit, p.Window)
+		names = append(names, p.Name, string(p.Strategy))
 	}
-	return denialKey{q.caller, q.cost, policies.String()}
+	return denialKey{q.caller, q.cost, strings.Join(names, " ")}
 }
 
 // current returns the epoch, to be handed to remember with what is asked from here on.

@@ -58,7 +58,7 @@ const (
 // key is where Redis keeps what a caller has spent of the policy. The caller is the hash tag, so that a Cluster keeps
 // all of its policies together.
 func (p Policy) key(caller string) string {
-	return fmt.Sprintf("ratelimit:{%s}:%s:%s", caller, p.Name, p.Strategy)
+	return "ratelimit:{" + caller + "}:" + p.Name + ":" + string(p.Strategy)
 }
 
 // tagBytes bounds a caller's name in Redis and in memory.

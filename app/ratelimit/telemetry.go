@@ -61,6 +61,9 @@ type instruments struct {
 	replicas  metric.Int64ObservableGauge
 	breaker   metric.Int64Gauge
 
+	// byOutcome has the attribute sets, made once for each outcome, because every request of a service is counted.
+	byOutcome sync.Map // of outcome to metric.MeasurementOption
+
 	mu sync.Mutex
 	// limits are the policies that were seen, and most is the most that a caller had spent of each.
 	limits map[string]int64
@@ -71,6 +74,13 @@ type instruments struct {
 type counted struct {
 	policy   string
 	strategy Strategy
+}
+
+// outcome is what a verdict, or without a policy a check, is counted by.
+type outcome struct {
+	counted
+	result string
+	source Source
 }
 
 func newInstruments(tracers trace.TracerProvider, meters metric.MeterProvider) *instruments {
@@ -141,22 +151,17 @@ func (t *instruments) decided(ctx context.Context, d Decision, err error, took t
 		result = resultAllowed
 	}
 	deciding := d.deciding()
-	common := []attribute.KeyValue{
-		attribute.String("result", result),
-		attribute.Bool("degraded", d.Degraded),
-		attribute.String("source", string(d.Source)),
-	}
-	t.checkTime.Record(ctx, took.Seconds(), metric.WithAttributes(
-		append(common, attribute.String("strategy", string(deciding.Policy.Strategy)))...))
+	t.checkTime.Record(ctx, took.Seconds(), t.by(outcome{counted{"", deciding.Policy.Strategy}, result, d.Source}))
 	for _, v := range d.Verdicts {
-		if !d.Allowed && v.Wait == 0 {
-			continue // it would have admitted what another one refused
+		if d.Allowed || v.Wait > 0 { // one that would have admitted what another refused has decided nothing
+			t.decisions.Add(ctx, 1, t.by(outcome{counted{v.Policy.Name, v.Policy.Strategy}, result, d.Source}))
 		}
-		t.decisions.Add(ctx, 1, metric.WithAttributes(append(common,
-			attribute.String("policy", v.Policy.Name), attribute.String("strategy", string(v.Policy.Strategy)))...))
 	}
 	t.saw(d)
 
+	if !span.IsRecording() {
+		return
+	}
 	span.SetAttributes(
 		attribute.String("ratelimit.policy", deciding.Policy.Name),
 		attribute.String("ratelimit.strategy", string(deciding.Policy.Strategy)),
@@ -168,6 +173,25 @@ func (t *instruments) decided(ctx context.Context, d Decision, err error, took t
 	if !d.Allowed {
 		span.SetAttributes(attribute.Float64("ratelimit.wait", deciding.Wait.Seconds()))
 	}
+}
+
+// by returns the attributes of an outcome.
+func (t *instruments) by(o outcome) metric.MeasurementOption {
+	if known, ok := t.byOutcome.Load(o); ok {
+		return known.(metric.MeasurementOption)
+	}
+	attributes := []attribute.KeyValue{
+		attribute.String("strategy", string(o.strategy)),
+		attribute.String("result", o.result),
+		attribute.Bool("degraded", o.source == FromFallback),
+		attribute.String("source", string(o.source)),
+	}
+	if o.policy != "" {
+		attributes = append(attributes, attribute.String("policy", o.policy))
+	}
+	made := metric.WithAttributeSet(attribute.NewSet(attributes...))
+	t.byOutcome.Store(o, made)
+	return made
 }
 
 // saw notes what the caller has spent, without noting who that is.
