@@ -29,6 +29,9 @@ var allowed = map[string]struct {
 		"it turns features and their accounts into HTTP",
 	},
 	"servicetest": {[]string{"migrations"}, "a test's database has the schema; for tests and deploy/local only"},
+	"servicetest/replica": {
+		[]string{"servicetest"}, "a process that a test may kill must not outlive it; for tests only",
+	},
 	"": {
 		[]string{"api", "buffer", "cache", "identity", "migrations", "reconcile", "seed", "telemetry", "trending"},
 		"main wires everything, and alone knows everybody",
@@ -41,7 +44,8 @@ var reserved = map[string]struct {
 	why string
 }{
 	"go.opentelemetry.io/otel/sdk": {
-		[]string{"telemetry"}, "a library that is instrumented by the API works under any SDK, or none",
+		[]string{"telemetry", "servicetest/replica"},
+		"a library that is instrumented by the API works under any SDK, or none; tests read what it said",
 	},
 	"github.com/golang-jwt/jwt": {
 		[]string{"identity"}, "a token is believed in one place, which pins the algorithm",
