@@ -25,11 +25,9 @@ import * as jobs from './lib/jobs.js';
 import { begin, end, readable, recordCost, row, TREND_STATS } from './lib/measure.js';
 import { agreeing } from './lib/payments.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
+import { BASE_URL, mustBeReady, tagged } from './lib/request.js';
 import * as slo from './lib/slo.js';
-import { token } from './lib/token.js';
-import { traceparent } from './lib/trace.js';
 
-const BASE_URL = (__ENV.BASE_URL || 'http://127.0.0.1:8080').replace(/\/+$/, '');
 const SCENARIO = __ENV.SCENARIO || 'all';
 const COMPARE_SECONDS = Number(__ENV.COMPARE_SECONDS || 300);
 const SLOW_PAYMENTS = Number(__ENV.SLOW_PAYMENTS || 5000);
@@ -168,12 +166,9 @@ const secondJobRefused = new Rate('second_job_refused');
 const speedup = new Gauge('buffered_speedup_over_n_plus_one');
 const ratioToSingleStatement = new Gauge('buffered_ratio_to_single_statement');
 
-// Refuses to start, in one sentence, where the run could only end in a thousand failures. Returns how many payments
-// there are, all of them pending.
+// Returns how many payments there are, all of them pending.
 export function setup() {
-  const ready = http.get(`${BASE_URL}/readyz`, tagged('GET /readyz'));
-  if (ready.status === 0) exec.test.abort(`nothing answers at ${BASE_URL} (${ready.error}): start it, or set BASE_URL`);
-  if (ready.status !== 200) exec.test.abort(`${BASE_URL} is not ready: /readyz says ${ready.status} ${ready.body}`);
+  mustBeReady();
   reset();
   const { pending } = truth();
   if (!pending) exec.test.abort('there are no payments: load the data with `app seed`');
@@ -232,7 +227,7 @@ export function compare({ payments }) {
 
 // Runs one job to its end and returns what it says of itself then; null if it did not start or did not end in time.
 function run(strategy, limit, deadline) {
-  const response = start(strategy, limit);
+  const response = order({ strategy, limit }, strategy, 202);
   const started = check(response, {
     'a job is accepted, and says where it is': ({ status, headers }) => status === 202 && Boolean(headers.Location),
   }, { phase: strategy });
@@ -243,7 +238,7 @@ function run(strategy, limit, deadline) {
   let job = response.json();
   while (['running', 'cancelling'].includes(job.state)) {
     if (Date.now() > deadline) {
-      http.del(address, null, authorized('DELETE /reconcile/:id'));
+      http.del(address, null, tagged('DELETE /reconcile/:id'));
       check(job, { [`the comparison ends within ${COMPARE_SECONDS} s (COMPARE_SECONDS)`]: () => false });
       return null;
     }
@@ -256,24 +251,23 @@ function run(strategy, limit, deadline) {
 }
 
 function startSecond(first) {
-  const params = authorized('POST /reconcile', { phase: 'n_plus_one' });
-  const response = http.post(`${BASE_URL}/reconcile`, JSON.stringify({ strategy: 'buffered' }),
-    { ...params, responseCallback: http.expectedStatuses(409) });
+  const response = order({ strategy: 'buffered' }, 'n_plus_one', 409);
   secondJobRefused.add(response.status === 409 && response.headers.Location === first, { phase: 'n_plus_one' });
 }
 
-function start(strategy, limit) {
-  return http.post(`${BASE_URL}/reconcile`, JSON.stringify({ strategy, limit }),
-    authorized('POST /reconcile', { phase: strategy }));
+// Asks for a job; any status but the expected one counts as a failure.
+function order(job, phase, expected) {
+  const params = tagged('POST /reconcile', { phase });
+  params.headers['Content-Type'] = 'application/json';
+  params.responseCallback = http.expectedStatuses(expected);
+  return http.post(`${BASE_URL}/reconcile`, JSON.stringify(job), params);
 }
 
 // Makes every payment pending again.
 function reset() {
-  const response = http.del(`${BASE_URL}/reconcile`, null, authorized('DELETE /reconcile'));
+  const response = http.del(`${BASE_URL}/reconcile`, null, tagged('DELETE /reconcile'));
   switch (response.status) {
     case 204: return;
-    case 401:
-    case 403: exec.test.abort(`our token is refused (${response.body}): TOKEN_SECRET must be the service's`); break;
     case 409: exec.test.abort(`a job is running: wait for its end, or cancel it (${response.headers.Location})`); break;
     default:
       exec.test.abort(`DELETE /reconcile: ${response.status}, not 204: this needs ALLOW_STRATEGY_OVERRIDE=true`);
@@ -285,18 +279,6 @@ function truth() {
   const response = http.get(`${BASE_URL}/payments`, tagged('GET /payments'));
   if (response.status !== 200) exec.test.abort(`GET /payments: ${response.status} ${response.body}`);
   return response.json();
-}
-
-// The parameters of a request: a trace of its own, and a name that keeps one time series a route whatever the id.
-function tagged(name, tags = {}) {
-  return { headers: { traceparent: traceparent() }, tags: { name, ...tags }, timeout: '60s' };
-}
-
-function authorized(name, tags) {
-  const params = tagged(name, tags);
-  params.headers.Authorization = `Bearer ${token('loadtest', 'reconcile')}`;
-  params.headers['Content-Type'] = 'application/json';
-  return params;
 }
 
 function median(numbers) {

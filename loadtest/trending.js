@@ -7,8 +7,9 @@
 //   REFRESH_SECONDS=1500 SCENARIO=refresh k6 run ...          long enough for two refreshes at a TTL of ten minutes
 //
 // `spike` asks a protected, cold cache 300 times a second. `compare` then sends the same cold burst to each strategy,
-// one after another, so that the difference is the strategy and nothing else. The spike goes first because its length
-// is known; how long the naive strategies take is what the comparison finds out. `refresh` asks a hot answer steadily
+// one after another, so that the difference is the strategy and nothing else, and ends with hits in turns with the rate
+// limiter and without: what the limiter adds to an answer from memory. The spike goes first because its length is
+// known; how long the naive strategies take is what the comparison finds out. `refresh` asks a hot answer steadily
 // while it is computed anew, again and again, and counts who had to wait. It runs only when it is asked for, because it
 // takes at least two TTLs: give the service a short one (TRENDING_TTL=12s), or the script much time.
 //
@@ -19,10 +20,9 @@ import http from 'k6/http';
 import { secondsFresh } from './lib/answer.js';
 import { begin, end, observed, readable, record, row, TREND_STATS } from './lib/measure.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
+import { BASE_URL, mustBeReady, tagged } from './lib/request.js';
 import * as slo from './lib/slo.js';
-import { traceparent } from './lib/trace.js';
 
-const BASE_URL = (__ENV.BASE_URL || 'http://127.0.0.1:8080').replace(/\/+$/, '');
 const SCENARIO = __ENV.SCENARIO || 'all';
 const COMPARE_SECONDS = Number(__ENV.COMPARE_SECONDS || 600);
 const REFRESH_SECONDS = Number(__ENV.REFRESH_SECONDS || 30);
@@ -38,6 +38,14 @@ const COMPARE = {
   ttl: { strategy: 'ttl', requests: 20 },
   lease: { strategy: 'lease', requests: 20 },
   lease_1000: { strategy: 'lease', requests: 1000 },
+};
+
+// Hits one at a time, so that each has the machine to itself, and in turns, so that whatever else the machine does hits
+// both alike. `asks` is what a request asks of the rate limiter.
+const HITS = 1500;
+const LIMITER = {
+  limiter_on: { strategy: 'lease', requests: HITS, asks: {} },
+  limiter_off: { strategy: 'lease', requests: HITS, asks: { 'X-RateLimit-Strategy': 'off' } },
 };
 
 const SCENARIOS = {
@@ -80,7 +88,7 @@ const SCENARIOS = {
 };
 
 const PHASES = {
-  compare: COMPARE,
+  compare: { ...COMPARE, ...LIMITER },
   spike: { spike: { strategy: 'lease', requests: SPIKE.rate * SPIKE.seconds } },
   refresh: { refresh: { strategy: 'lease', requests: REFRESH.rate * REFRESH.seconds } },
   observe: {}, // it is part of the phase that it observes
@@ -128,6 +136,15 @@ const PROMISES = {
     says: 'and hardly one came after the query had ended',
     metric: 'cache_results{phase:lease_1000,result:hit}',
     condition: `count<=${slo.LATE_SHARE * COMPARE.lease_1000.requests}`,
+  }],
+  limiter_on: [{
+    says: 'a hit asks Redis for the answer, and once more for the limit (median)',
+    metric: 'redis_round_trips{phase:limiter_on}',
+    condition: `med==${slo.REDIS_ROUND_TRIPS.hit + slo.REDIS_ROUND_TRIPS.check}`,
+  }],
+  limiter_off: [{
+    says: 'and where nothing is limited only for the answer (median)',
+    metric: 'redis_round_trips{phase:limiter_off}', condition: `med==${slo.REDIS_ROUND_TRIPS.hit}`,
   }],
   spike: [{
     says: 'hits of the spike answer in time (ms)',
@@ -189,13 +206,9 @@ function thresholds() {
   return byMetric;
 }
 
-// Refuses to start, in one sentence, where the run could only end in a thousand failures. The last step leaves the
-// cache cold, which is how the spike wants it, or warm for the refresh.
+// The last step leaves the cache cold, which is how the spike wants it, or warm for the refresh.
 export function setup() {
-  const ready = http.get(`${BASE_URL}/readyz`, tagged('GET /readyz'));
-  if (ready.status === 0) exec.test.abort(`nothing answers at ${BASE_URL} (${ready.error}): start it, or set BASE_URL`);
-  if (ready.status !== 200) exec.test.abort(`${BASE_URL} is not ready: /readyz says ${ready.status} ${ready.body}`);
-
+  mustBeReady();
   const answer = http.get(`${BASE_URL}/posts/trending?strategy=preload`, tagged('GET /posts/trending'));
   const chosen = answer.status === 200 ? answer.json('strategy') : `${answer.status} ${answer.body}`;
   if (chosen !== 'preload') {
@@ -256,6 +269,20 @@ export function compare() {
     for (const response of http.batch(burst)) record(response, phase, strategy);
     end(phase);
   }
+  priceOfTheLimiter();
+}
+
+function priceOfTheLimiter() {
+  const phases = Object.entries(LIMITER);
+  for (const [phase] of phases) begin(phase);
+  for (let i = 0; i < HITS; i++) {
+    for (const [phase, { strategy, asks }] of phases) {
+      const { url, params } = question(phase, strategy);
+      Object.assign(params.headers, asks);
+      record(http.get(url, params), phase, strategy);
+    }
+  }
+  for (const [phase] of phases) end(phase);
 }
 
 // Users who come at a rate end one by one, so nobody knows that he is the last: whoever comes next says that it is
@@ -279,11 +306,6 @@ function forget() {
   }
 }
 
-// The parameters of a request: a trace of its own, and a name that keeps one time series a route whatever the query.
-function tagged(name, tags = {}) {
-  return { headers: { traceparent: traceparent() }, tags: { name, ...tags }, timeout: '60s' };
-}
-
 export function handleSummary(data) {
   const rows = Object.entries(phases).map(([phase, { strategy }]) => [phase, row(data, phase, strategy)]);
   const ran = rows.filter(([, { requests }]) => requests > 0).map(([phase]) => phase);
@@ -295,7 +317,7 @@ export function handleSummary(data) {
     phases: Object.fromEntries(rows),
     thresholds_passed: verdicts.every(({ holds }) => holds),
   };
-  const unfinished = rows.some(([phase, { requests }]) => phase in COMPARE && requests < COMPARE[phase].requests);
+  const unfinished = rows.some(([phase, { requests }]) => phase in PHASES.compare && requests < phases[phase].requests);
   const notes = failedChecks(data)
     .concat(unfinished ? `compare did not end within ${COMPARE_SECONDS} s: give it more by COMPARE_SECONDS` : []);
   const output = { stdout: ['', summary(rows), '', verdictTable(verdicts), ...notes, ''].join('\n') };
@@ -307,8 +329,8 @@ function summary(rows) {
   const headings = ['phase', 'strategy', 'requests', 'failed', 'p50 ms', 'p95 ms', 'p99 ms', 'hit ratio', 'waits',
     'DB trips/req', 'DB trips', 'fills'];
   return table(headings, rows.map(([phase, r]) => [
-    phase, r.strategy, figure(r.requests), figure(r.failed), figure(r.p50_ms), figure(r.p95_ms), figure(r.p99_ms),
-    r.hit_ratio === null ? '-' : `${figure(100 * r.hit_ratio, 1)} %`, figure(r.waits), figure(r.db_round_trips_median),
-    figure(r.db_round_trips_total), figure(r.fills),
+    phase, r.strategy, figure(r.requests), figure(r.failed), figure(r.p50_ms, 1), figure(r.p95_ms, 1),
+    figure(r.p99_ms, 1), r.hit_ratio === null ? '-' : `${figure(100 * r.hit_ratio, 1)} %`, figure(r.waits),
+    figure(r.db_round_trips_median), figure(r.db_round_trips_total), figure(r.fills),
   ]), 2);
 }

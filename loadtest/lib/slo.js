@@ -16,6 +16,13 @@ export const DB_ROUND_TRIPS = {
   event: 0, // a live event goes to the buffer; whoever flushes asks Postgres
 };
 
+// And what it costs Redis: medians, for the same reason.
+export const REDIS_ROUND_TRIPS = {
+  hit: 1, // the value
+  check: 1, // whether the caller may ask at all, however many limits there are
+  remembered: 0, // a denial that the replica remembers
+};
+
 // However many requests find the cache cold together, over all replicas one of them runs the query.
 export const LEASE_FILLS = 1;
 
@@ -48,3 +55,19 @@ export const BUFFERED_TO_SINGLE_STATEMENT = 3;
 // Of each hundred seeded payments: the ones that must not be marked, by the reason that a job gives. The three are the
 // remainders of their ids (app/seed/payments.go).
 export const DISAGREE = { amount: 20, currency: 50, missing: 80 };
+
+// How often one caller may ask, whichever replica answers (RATELIMIT_LIMIT, RATELIMIT_WINDOW): never once more within
+// any so many seconds.
+export const LIMIT = { requests: 100, windowSeconds: 60 };
+
+// A window that begins with the clock's minute lets a caller spend two limits around it. `more than one` is the flaw;
+// the table shows how much it really was.
+export const FIXED_WINDOW_MORE_THAN = LIMIT.requests;
+
+// Somebody who asks far too often is refused from memory. Each replica must learn of it once, and a few requests are on
+// their way by then: at least this share of the denials asks nobody.
+export const DENIED_WITHOUT_REDIS = 0.95;
+
+// Whoever keeps to the limit must not notice him: their p95 stays below so many times what it is without him. Generous,
+// because he, they and the service share two cores: it is meant to notice a queue that he fills, not the load.
+export const CITIZENS_P95_RATIO = 3;
