@@ -28,6 +28,7 @@ type measurements struct {
 	waiterDelayP99, waiterDelayP99Of1000 *float64 // in milliseconds
 
 	reconciling reconciling
+	limiting    limiting
 
 	thresholdsPassed bool // those of every load script
 }
@@ -41,6 +42,7 @@ type phase struct {
 	Renewals           *float64 `json:"renewals"`
 	Failed             *float64 `json:"failed"`
 	P50                *float64 `json:"p50_ms"`
+	HitP50             *float64 `json:"hit_p50_ms"`
 	HitP95             *float64 `json:"hit_p95_ms"`
 	Fills              *float64 `json:"fills"`
 	DBRoundTrips       *float64 `json:"db_round_trips_median"`
@@ -49,7 +51,9 @@ type phase struct {
 
 // claims is the table. A later pattern adds its rows; one that a run cannot measure yet is left out, not guessed.
 func claims(m measurements) []claim {
-	return append(slices.Concat(trendingClaims(m), reconcileClaims(m.reconciling)), claim{
+	return append(slices.Concat(
+		trendingClaims(m), reconcileClaims(m.reconciling), ratelimitClaims(m.limiting),
+	), claim{
 		id:   "deploy.ready_seconds",
 		says: "data loaded and three replicas ready behind the door in under 60 s",
 		unit: "s", measure: func(m measurements) *float64 { return new(m.ready.Seconds()) }, holds: below(60),
@@ -86,6 +90,22 @@ func trendingClaims(m measurements) []claim {
 		says: "hits stay fast in the spike, 300 a second: p95 below 200 ms",
 		unit: "ms", measure: of("spike", func(p phase) *float64 { return p.HitP95 }), holds: below(200),
 	}, {
+		id:   "trending.lease.hit_limiter_off_ms",
+		says: "a hit at leisure, without the rate limiter: median (reported)",
+		unit: "ms", measure: of("limiter_off", func(p phase) *float64 { return p.HitP50 }),
+	}, {
+		id:   "trending.lease.hit_limiter_on_ms",
+		says: "and with it, which is one more round-trip to Redis (reported)",
+		unit: "ms", measure: of("limiter_on", func(p phase) *float64 { return p.HitP50 }),
+	}, {
+		id:   "trending.lease.hit_limiter_ratio",
+		says: "which is so many times as long (reported)",
+		unit: "times", measure: withLimiter(func(p phase) *float64 { return p.HitP50 }),
+	}, {
+		id:   "trending.lease.hit_limiter_p95_ratio",
+		says: "and by their p95 (reported)",
+		unit: "times", measure: withLimiter(func(p phase) *float64 { return p.HitP95 }),
+	}, {
 		id:   "trending.lease.waiter_delay_p99_ms",
 		says: "20 who wait have the answer within 50 ms of its commit: p99",
 		unit: "ms", measure: func(m measurements) *float64 { return m.waiterDelayP99 }, holds: below(50),
@@ -108,6 +128,17 @@ func trendingClaims(m measurements) []claim {
 
 func of(name string, figure func(phase) *float64) func(measurements) *float64 {
 	return func(m measurements) *float64 { return figure(m.phases[name]) }
+}
+
+// withLimiter relates a figure of hits with the rate limiter to the same without.
+func withLimiter(figure func(phase) *float64) func(measurements) *float64 {
+	return func(m measurements) *float64 {
+		on, off := figure(m.phases["limiter_on"]), figure(m.phases["limiter_off"])
+		if on == nil || off == nil {
+			return nil
+		}
+		return new(*on / *off)
+	}
 }
 
 // waitedDuringRefresh counts everybody who got anything but a fresh hit: whoever waited, computed, failed, or was

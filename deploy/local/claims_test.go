@@ -20,6 +20,8 @@ const asPromised = `{
     "preload":    {"strategy": "preload", "requests": 20, "db_round_trips_median": 2},
     "ttl":        {"strategy": "ttl", "requests": 20, "failed": 0, "fills": 20},
     "lease_1000": {"strategy": "lease", "requests": 1000, "fills": 1},
+    "limiter_on":  {"strategy": "lease", "requests": 1500, "hit_p50_ms": 1.2, "hit_p95_ms": 2.7},
+    "limiter_off": {"strategy": "lease", "requests": 1500, "hit_p50_ms": 0.8, "hit_p95_ms": 1.5},
     "spike":      {"strategy": "lease", "requests": 6000, "db_round_trips_median_hit": 0, "hit_p95_ms": 12.3},
     "refresh":    {"strategy": "lease", "requests": 1620, "hits": 1620, "renewals": 3}
   }
@@ -40,6 +42,7 @@ func measured(t *testing.T, text string) measurements {
 		waiterDelayP99: new(7.5), waiterDelayP99Of1000: new(140.0),
 		takeover:    &takeover{took: 3500 * time.Millisecond, fill: 1200 * time.Millisecond, fills: 1},
 		reconciling: reconciled(t, asReconciled),
+		limiting:    results[limiting](t, asLimited),
 	}
 }
 
@@ -50,6 +53,7 @@ func TestEveryClaimHoldsWhenAllIsAsPromised(t *testing.T) {
 	table := claimsTable(verdicts)
 	require.Regexp(t, `two cores \(reported\) +1235 ms +reported\n`, table)
 	require.Regexp(t, `below 200 ms +12.3 ms +holds\n`, table)
+	require.Regexp(t, `so many times as long \(reported\) +1.5 times +reported\n`, table)
 }
 
 func TestAClaimBreaksWhereItShould(t *testing.T) {

@@ -25,6 +25,7 @@ type deployment struct {
 	at       addresses
 	has      installed
 	receiver place // where the replicas send their traces: to this program
+	users    *users
 
 	parts                 *supervisor
 	databaseURL, redisURL string

@@ -21,6 +21,9 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if d.at, err = choose(o.port, os.Getenv); err != nil {
 		return err
 	}
+	if d.users, err = newUsers(); err != nil {
+		return err
+	}
 	// Whatever can be refused is refused before anything runs.
 	for _, refusal := range []error{
 		needed(), allFree(d.at.wanted(d.has)), enoughSpace(os.TempDir(), spaceFor[o.scale]), canBeWritten(o.json),
@@ -110,7 +113,10 @@ func (d *deployment) measure(ctx context.Context, g *graph, traces *traceMemory)
 	if m.reconciling, err = d.reconcile(ctx); err != nil {
 		return m, err
 	}
-	m.thresholdsPassed = results.ThresholdsPassed && m.reconciling.ThresholdsPassed
+	if m.limiting, err = d.limit(ctx); err != nil {
+		return m, err
+	}
+	m.thresholdsPassed = results.ThresholdsPassed && m.reconciling.ThresholdsPassed && m.limiting.ThresholdsPassed
 	return m, nil
 }
 

@@ -97,7 +97,7 @@ func (d *deployment) killLeaderAfter(ctx context.Context, rdb *redis.Client, int
 
 // forget makes the memory cold.
 func (d *deployment) forget(ctx context.Context) error {
-	return d.call(ctx, http.MethodDelete, "/posts/trending", "", nil, nil)
+	return d.call(ctx, http.MethodDelete, "/posts/trending", nil, nil)
 }
 
 // leaseHeld returns the lease as soon as somebody holds it.
@@ -144,7 +144,9 @@ func (d *deployment) askEveryReplica(ctx context.Context, requests int) *asking 
 	for i := range a.all {
 		n := i % len(d.at.replicas)
 		a.all[i].replica = d.replica(n).name
-		a.running.Go(func() { a.all[i].ask(ctx, d.at.replicas[n].url()+"/posts/trending?strategy=lease") })
+		a.running.Go(func() {
+			a.all[i].ask(ctx, d.at.replicas[n].url()+"/posts/trending?strategy=lease", d.users.next())
+		})
 	}
 	return a
 }
@@ -152,11 +154,12 @@ func (d *deployment) askEveryReplica(ctx context.Context, requests int) *asking 
 // One member of Server-Timing: `cache;desc="wait";dur=1234.567`, durations in milliseconds.
 var serverTiming = regexp.MustCompile(`(cache|db);desc="([^"]*)";dur=([0-9.]+)`)
 
-func (a *asked) ask(ctx context.Context, url string) {
+func (a *asked) ask(ctx context.Context, url, authorization string) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return
 	}
+	req.Header.Set("Authorization", authorization)
 	answer, err := http.DefaultClient.Do(req)
 	a.at = time.Now()
 	if err != nil {

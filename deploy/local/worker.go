@@ -6,9 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,16 +49,12 @@ func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
 	}
 	rdb := redis.NewClient(memory)
 	defer rdb.Close()
-	token, err := d.token(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := d.call(ctx, http.MethodDelete, "/reconcile", token, nil, nil); err != nil {
+	if err := d.call(ctx, http.MethodDelete, "/reconcile", nil, nil); err != nil {
 		return nil, err
 	}
 	var working job
 	order := map[string]string{"strategy": "buffered"}
-	if err := d.call(ctx, http.MethodPost, "/reconcile", token, order, &working); err != nil {
+	if err := d.call(ctx, http.MethodPost, "/reconcile", order, &working); err != nil {
 		return nil, err
 	}
 	open := "buffer:{reconcile:" + working.ID + "}:open"
@@ -122,7 +115,7 @@ func (d *deployment) halfDone(ctx context.Context, rdb *redis.Client, open strin
 }
 
 func (d *deployment) job(ctx context.Context, id string) (now job, err error) {
-	err = d.call(ctx, http.MethodGet, "/reconcile/"+id, "", nil, &now)
+	err = d.call(ctx, http.MethodGet, "/reconcile/"+id, nil, &now)
 	return now, err
 }
 
@@ -164,20 +157,9 @@ CROSS JOIN LATERAL (
 	return lost, wronglyMarked, err
 }
 
-// token lets its bearer reconcile. The service's own command makes it.
-func (d *deployment) token(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, d.path("app/app"), "token", "-user=local", "-scope=reconcile")
-	cmd.Env = append(os.Environ(), "TOKEN_SECRET="+tokenSecret)
-	cmd.Stderr = os.Stderr
-	token, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("app token: %w", err)
-	}
-	return strings.TrimSpace(string(token)), nil
-}
-
-// call sends a request to the service and reads its answer into the given place, if there is one.
-func (d *deployment) call(ctx context.Context, method, path, token string, body, into any) error {
+// call sends a request to the service, in the name of the user whose turn it is, and reads its answer into the given
+// place, if there is one.
+func (d *deployment) call(ctx context.Context, method, path string, body, into any) error {
 	sent := &bytes.Buffer{}
 	if body != nil {
 		if err := json.NewEncoder(sent).Encode(body); err != nil {
@@ -189,9 +171,7 @@ func (d *deployment) call(ctx context.Context, method, path, token string, body,
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
+	req.Header.Set("Authorization", d.users.next())
 	answer, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
