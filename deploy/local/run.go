@@ -185,6 +185,7 @@ func (d *deployment) whereToLook() string {
 	say(d.at.door.url()+"/posts/trending", "the answer; its headers say what it cost")
 	say(d.at.door.url()+"/posts/trending?strategy=n_plus_one", "the same, the naive way")
 	say(d.at.door.url()+"/payments", "how many are reconciled, counted in Postgres now")
+	say(d.at.door.url(), "what there is; its headers say how often you may still ask")
 	say(d.at.graph.url(), "the graph of the spike and the cold bursts")
 	if d.has.grafana {
 		say(d.at.grafana.url(), "Grafana: dashboards, traces, logs")
