@@ -18,19 +18,19 @@ func TestTheBreakerOpensAfterFiveFailuresAndClosesAgain(t *testing.T) {
 	t.Parallel()
 	b := oneRedis(t)
 	p := startProcess(t, b, settings{RedisTimeout: redisTimeout})
-	state := func() int64 { return p.metric(cache.MetricBreaker, "cache")["test"] }
+	state := func() int { return int(p.Metric(cache.MetricBreaker, "cache")["test"]) }
 	const closed, open = 0, 2
 	require.NoError(t, b.nodes[0].Pause())
 	// Each request fails twice: its GET, and its LEASE.
 	for range 2 {
 		require.Equal(t, cache.ResultBypass, p.get("k").Result)
 	}
-	require.EqualValues(t, closed, state())
+	require.Equal(t, closed, state())
 	require.Equal(t, cache.ResultBypass, p.get("k").Result)
-	require.EqualValues(t, open, state())
+	require.Equal(t, open, state())
 	require.NoError(t, b.nodes[0].Resume())
 	eventually(t, func() bool { return p.get("k").Result == cache.ResultHit })
-	require.EqualValues(t, closed, state())
+	require.Equal(t, closed, state())
 }
 
 func TestImpatientCallersDoNotOpenTheBreaker(t *testing.T) {

@@ -20,13 +20,13 @@ import (
 	"nervous/app/servicetest"
 )
 
-// replica is one process's cache over the test's Redis, as far as one process can pretend to be several.
-type replica struct {
+// inProcess is a replica's cache over the test's Redis, as far as one process can pretend to be several.
+type inProcess struct {
 	*cache.Cache[string]
 	rdb *redis.Client
 }
 
-func newReplica(t *testing.T, server *servicetest.RedisServer, options cache.Options[string]) replica {
+func newReplica(t *testing.T, server *servicetest.RedisServer, options cache.Options[string]) inProcess {
 	t.Helper()
 	if options.Name == "" {
 		options.Name = "test"
@@ -44,7 +44,7 @@ func newReplica(t *testing.T, server *servicetest.RedisServer, options cache.Opt
 		<-ran
 		rdb.Close()
 	})
-	return replica{c, rdb}
+	return inProcess{c, rdb}
 }
 
 // loader counts its runs and blocks each until the test lets it go.
@@ -75,7 +75,7 @@ type answer struct {
 	err   error
 }
 
-func get(ctx context.Context, c replica, key string) <-chan answer {
+func get(ctx context.Context, c inProcess, key string) <-chan answer {
 	answers := make(chan answer, 1)
 	go func() {
 		value, info, err := c.Get(ctx, key)
@@ -87,7 +87,7 @@ func get(ctx context.Context, c replica, key string) <-chan answer {
 func TestOneFillForAllReplicas(t *testing.T) {
 	t.Parallel()
 	server, l := servicetest.Redis(t), newLoader()
-	var replicas []replica
+	var replicas []inProcess
 	for i := range 3 {
 		replicas = append(replicas, newReplica(t, server, cache.Options[string]{Load: l.load, Replica: fmt.Sprint(i)}))
 	}

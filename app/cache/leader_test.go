@@ -31,13 +31,13 @@ func TestALeaderThatIsKilledIsSucceededOnce(t *testing.T) {
 			w.waiters(20)
 		}
 		b.scriptsRun(t, "k", 3) // and their processes have asked for the lease
-		leader.kill()
+		leader.Kill()
 		killed := time.Now()
 
 		begun := make(chan *process, len(waiters))
 		for _, w := range waiters {
 			go func() {
-				if w.try("Started", struct{}{}, &struct{}{}) == nil {
+				if w.Try("Started", struct{}{}, &struct{}{}) == nil {
 					begun <- w
 				}
 			}()
@@ -80,13 +80,13 @@ func TestALeaderThatPausesBeyondItsLeaseCannotUndoANewerValue(t *testing.T) {
 
 		late := paused.ask(Ask{"k", 1})
 		paused.started()
-		paused.signal(syscall.SIGSTOP)
+		paused.Signal(syscall.SIGSTOP)
 		newer := other.ask(Ask{"k", 1})
 		other.started() // once the lease has expired
 		other.release(Load{Value: "newer"})
 		require.Equal(t, []any{"newer", cache.ResultMiss}, valueAndResult(<-newer))
 
-		paused.signal(syscall.SIGCONT)
+		paused.Signal(syscall.SIGCONT)
 		paused.release(Load{Value: "older"})
 		require.Equal(t, "older", (<-late)[0].Value, "its caller asked before the newer fill began")
 		require.Equal(t, []any{"newer", cache.ResultHit}, valueAndResult([]Got{other.get("k")}))

@@ -44,7 +44,7 @@ func TestLocalCopiesAreServedWhileRedisIsAway(t *testing.T) {
 		filler.release(Load{Value: "v"})
 		<-led
 		<-waiting
-		require.Equal(t, map[string]int64{"push": 1}, p.waited())
+		require.Equal(t, map[string]float64{"push": 1}, p.waited())
 		require.Equal(t, "v", p.get("k").Value) // read, and so copied
 		require.NoError(t, b.owner(t, "k").Kill())
 		for range 10 { // also when the breaker has opened

@@ -44,7 +44,7 @@ func TestASubscriptionThatIsCutIsTakenUpAgain(t *testing.T) {
 		leader.release(Load{Value: "v"})
 		<-led
 		require.Equal(t, []any{"v", cache.ResultWait}, valueAndResult(<-waiting))
-		require.Equal(t, map[string]int64{"push": 1}, waiter.waited())
+		require.Equal(t, map[string]float64{"push": 1}, waiter.waited())
 	})
 }
 

@@ -183,7 +183,7 @@ func (c *chaos) delete(m *member, key string) {
 	p := m.process
 	c.background(func() {
 		s := span{key: key, began: time.Now().UnixNano()}
-		if p.try("Delete", key, &struct{}{}) != nil {
+		if p.Try("Delete", key, &struct{}{}) != nil {
 			return // it promises nothing
 		}
 		s.end = time.Now().UnixNano()
@@ -195,20 +195,20 @@ func (c *chaos) delete(m *member, key string) {
 
 func (c *chaos) refresh(m *member, key string) {
 	p := m.process
-	c.background(func() { _ = p.try("Refresh", key, &Got{}) })
+	c.background(func() { _ = p.Try("Refresh", key, &Got{}) })
 }
 
 func (c *chaos) pause(m *member, lasts time.Duration) {
 	p := m.process
-	p.signal(syscall.SIGSTOP)
+	p.Signal(syscall.SIGSTOP)
 	c.background(func() {
 		time.Sleep(lasts)
-		_ = p.cmd.Process.Signal(syscall.SIGCONT) // it may have been killed
+		p.Signal(syscall.SIGCONT)
 	})
 }
 
 func (c *chaos) kill(m *member) {
-	m.kill()
+	m.Kill()
 	c.killed[m.settings.Replica] = time.Now().UnixNano()
 	c.start(m)
 }

@@ -131,9 +131,9 @@ func TestAReplicaThatWasPausedSeesWhatHappenedMeanwhile(t *testing.T) {
 		paused.release(Load{Value: "old"})
 		<-first
 		require.Equal(t, "old", paused.get("k").Value) // and keeps a copy
-		paused.signal(syscall.SIGSTOP)
+		paused.Signal(syscall.SIGSTOP)
 		other.delete("k")
-		paused.signal(syscall.SIGCONT)
+		paused.Signal(syscall.SIGCONT)
 		paused.release(Load{Value: "new"})
 		eventually(t, func() bool { return paused.get("k").Value == "new" })
 	})

@@ -5,12 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
-	"net/rpc"
 	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -18,31 +15,18 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
-	"go.opentelemetry.io/otel/attribute"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	"nervous/app/cache"
+	"nervous/app/servicetest"
+	"nervous/app/servicetest/replica"
 )
-
-// A replica that is to be killed or paused must be a process of its own. It is this test binary, started again with
-// settings in its environment: a small service around one cache, which the test asks over the process's standard input
-// and output.
-const settingsVariable = "CACHE_REPLICA"
 
 func TestMain(m *testing.M) {
 	logging.Disable() // go-redis reports every fault that we inject
-	if s := os.Getenv(settingsVariable); s != "" {
-		serve([]byte(s))
-		return
-	}
-	flag.Parse()
-	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
-		_ = parallel.Value.Set("6") // they wait for time to pass more than for a processor
-	}
-	os.Exit(m.Run())
+	replica.Serve(newService)
+	servicetest.Parallel(6)
+	m.Run()
 }
 
 // settings are a replica's: where Redis is, what the cache's options are, and how its loader behaves.
@@ -89,12 +73,8 @@ func (s settings) client() redis.UniversalClient {
 	})
 }
 
-// serve is the replica's main. It ends with its standard input, so that it does not outlive the test.
-func serve(encoded []byte) {
-	s := settings{}
-	if err := json.Unmarshal(encoded, &s); err != nil {
-		panic(err)
-	}
+// newService is a small service around one cache.
+func newService(s settings, seen *replica.Telemetry) any {
 	r := &service{settings: s, begun: make(chan struct{}, 1000), releases: make(chan Load, 1000)}
 	if s.Database != "" {
 		pool, err := pgxpool.New(context.Background(), s.Database)
@@ -110,22 +90,16 @@ func serve(encoded []byte) {
 		}
 		r.journal = journal
 	}
-	r.metrics = sdkmetric.NewManualReader()
 	r.rdb = s.client()
 	r.cache = cache.New(r.rdb, cache.Options[string]{
 		Name: "test", Replica: s.Replica, Load: r.load,
 		TTL: s.TTL, StaleFor: s.StaleFor, SoftTimeout: s.SoftTimeout, Lease: s.Lease,
 		LoadTimeout: s.LoadTimeout, Cooldown: s.Cooldown, NegativeTTL: s.NegativeTTL, LocalTTL: s.LocalTTL,
 		MaxValueSize: s.MaxValueSize, Bulkhead: s.Bulkhead,
-		TracerProvider: sdktrace.NewTracerProvider(), // what is traced can be told apart
-		MeterProvider:  sdkmetric.NewMeterProvider(sdkmetric.WithReader(r.metrics)),
+		TracerProvider: seen.TracerProvider, MeterProvider: seen.MeterProvider,
 	})
 	go func() { _ = r.cache.Run(context.Background()) }()
-	server := rpc.NewServer()
-	if err := server.RegisterName("Replica", r); err != nil {
-		panic(err)
-	}
-	server.ServeConn(pipes{os.Stdin, os.Stdout})
+	return r
 }
 
 // service is what the test can ask of a replica; net/rpc prescribes the form of its methods.
@@ -134,7 +108,6 @@ type service struct {
 	rdb      redis.UniversalClient
 	cache    *cache.Cache[string]
 	pool     *pgxpool.Pool
-	metrics  *sdkmetric.ManualReader
 	journal  *os.File
 
 	begun    chan struct{}
@@ -222,44 +195,6 @@ func (r *service) Fills(_ struct{}, fills *[]Fill) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	*fills = append(*fills, r.fills...)
-	return nil
-}
-
-// Question is about a metric, by one of its attributes.
-type Question struct{ Metric, By string }
-
-// Metric answers with the sums, or the numbers of observations, of a metric.
-func (r *service) Metric(q Question, counts *map[string]int64) error {
-	*counts = map[string]int64{}
-	var collected metricdata.ResourceMetrics
-	if err := r.metrics.Collect(context.Background(), &collected); err != nil {
-		return err
-	}
-	add := func(attributes attribute.Set, n int64) {
-		by, _ := attributes.Value(attribute.Key(q.By))
-		(*counts)[by.AsString()] += n
-	}
-	for _, scope := range collected.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			if m.Name != q.Metric {
-				continue
-			}
-			switch data := m.Data.(type) {
-			case metricdata.Histogram[float64]:
-				for _, point := range data.DataPoints {
-					add(point.Attributes, int64(point.Count))
-				}
-			case metricdata.Sum[int64]:
-				for _, point := range data.DataPoints {
-					add(point.Attributes, point.Value)
-				}
-			case metricdata.Gauge[int64]:
-				for _, point := range data.DataPoints {
-					add(point.Attributes, point.Value)
-				}
-			}
-		}
-	}
 	return nil
 }
 
