@@ -32,21 +32,21 @@ func TestAWorkerThatIsKilled(t *testing.T) {
 				switch point {
 				case "added":
 					p := startProcess(t, b, l, doomed)
-					go func() { _ = p.try("Add", Payments{live, 1, payments}, new(string)) }()
+					go func() { _ = p.Try("Add", Payments{live, 1, payments}, new(string)) }()
 					p.reached()
-					p.kill()
+					p.Kill()
 				case "claimed":
 					b.abandon(t, l, s, payments)
 					doomed.Run = true
 					p := startProcess(t, b, l, doomed)
 					p.reached()
-					p.kill()
+					p.Kill()
 				default:
 					p := startProcess(t, b, l, doomed)
 					p.add(live, 1, payments)
 					p.beginFlush()
 					p.reached()
-					p.kill()
+					p.Kill()
 				}
 
 				successor := s
@@ -83,5 +83,5 @@ func (b backend) abandon(t *testing.T, l *ledger, s settings, last int64) {
 	p.add(live, 1, last)
 	p.beginFlush()
 	p.reached()
-	p.kill()
+	p.Kill()
 }

@@ -21,13 +21,13 @@ func TestTwoFlushersInTheirTransactions(t *testing.T) {
 		first.add(live, 1, payments)
 		flush := first.beginFlush()
 		first.reached()
-		first.signal(syscall.SIGSTOP)
+		first.Signal(syscall.SIGSTOP)
 		b.unleased(t, member)
 
 		second := startProcess(t, b, l, settings{Lease: lease, FlushAge: often, Run: true})
 		l.blocked(t)
 		require.Empty(t, second.flushes(), "it waits for the first")
-		first.signal(syscall.SIGCONT)
+		first.Signal(syscall.SIGCONT)
 		first.goOn()
 
 		f := <-flush
@@ -50,12 +50,12 @@ func TestAFlusherThatWasPausedWhileAnotherDidItsWork(t *testing.T) {
 		first.add(live, 1, payments)
 		flush := first.beginFlush()
 		first.reached()
-		first.signal(syscall.SIGSTOP)
+		first.Signal(syscall.SIGSTOP)
 
 		second := startProcess(t, b, l, settings{Lease: lease, FlushAge: often, Run: true})
 		b.empty(t, member)
 		require.Equal(t, map[string]float64{"committed recovered": 1}, second.flushes())
-		first.signal(syscall.SIGCONT)
+		first.Signal(syscall.SIGCONT)
 		first.goOn()
 
 		f := <-flush
@@ -74,7 +74,7 @@ func TestAFlushThatTakesLongKeepsItsLease(t *testing.T) {
 		flush := slow.beginFlush()
 		slow.reached()
 		other := startProcess(t, b, l, settings{Lease: lease, FlushAge: often, Run: true})
-		eventually(t, func() bool { return other.metric(buffer.MetricGenerations, "buffer")[family] == 1 })
+		eventually(t, func() bool { return other.Metric(buffer.MetricGenerations, "buffer")[family] == 1 })
 		<-time.After(2 * lease) // the work takes that long
 		slow.goOn()
 		require.NoError(t, (<-flush).err)

@@ -16,7 +16,7 @@ func TestAReplyThatIsLost(t *testing.T) {
 	const half = payments / 2
 	for after, work := range map[string]func(t *testing.T, b backend, l *ledger, far *process, lost <-chan struct{}){
 		"buffer.add": func(_ *testing.T, _ backend, _ *ledger, far *process, lost <-chan struct{}) {
-			if far.try("Add", Payments{live, 1, half}, new(string)) != nil {
+			if far.Try("Add", Payments{live, 1, half}, new(string)) != nil {
 				far.add(live, 1, half) // as its caller would
 			}
 			<-lost

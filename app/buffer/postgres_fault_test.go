@@ -45,7 +45,7 @@ func TestPostgresIsAwayForSomeSeconds(t *testing.T) {
 	b.empty(t, member)
 	l.holds(t, 1, last)
 	for _, w := range workers {
-		eventually(t, func() bool { return w.metric(buffer.MetricOldestAge, "buffer")[family] == 0 })
+		eventually(t, func() bool { return w.Metric(buffer.MetricOldestAge, "buffer")[family] == 0 })
 	}
 }
 

@@ -116,7 +116,7 @@ func (c *chaos) run() {
 		case n < 74:
 			c.pause(w, c.upTo(1500*time.Millisecond))
 		case n < 78:
-			w.kill()
+			w.Kill()
 			w.process = startProcess(c.t, c.backend, c.ledger, w.settings)
 		case n < 80 && step < steps/2: // what comes after must not be lost
 			c.forget()
@@ -155,14 +155,14 @@ func (c *chaos) add(w *place, name string) {
 	payments := Payments{name, first, min(most, first+c.random.Int64N(200))}
 	c.newest = max(c.newest, payments.Last)
 	p := w.process
-	c.tried(func() error { return p.try("Add", payments, new(string)) }, func(s span) {
+	c.tried(func() error { return p.Try("Add", payments, new(string)) }, func(s span) {
 		c.adds = append(c.adds, accepted{payments, s})
 	})
 }
 
 func (c *chaos) flush(w *place) {
 	p := w.process
-	c.tried(func() error { return p.try("Flush", other, &Flush{}) }, func(s span) {
+	c.tried(func() error { return p.Try("Flush", other, &Flush{}) }, func(s span) {
 		c.flushes = append(c.flushes, s)
 	})
 }
@@ -186,10 +186,10 @@ func (c *chaos) tried(do func() error, note func(span)) {
 
 func (c *chaos) pause(w *place, lasts time.Duration) {
 	p := w.process
-	p.signal(syscall.SIGSTOP)
+	p.Signal(syscall.SIGSTOP)
 	c.work.Go(func() {
 		time.Sleep(lasts)
-		_ = p.cmd.Process.Signal(syscall.SIGCONT) // it may have been killed
+		p.Signal(syscall.SIGCONT)
 	})
 }
 

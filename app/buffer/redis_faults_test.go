@@ -96,8 +96,8 @@ func TestRedisLosesItsData(t *testing.T) {
 					}
 					require.Equal(t, agree(first, payments/2), l.marked(t, 1, payments/2))
 
-					eventually(t, func() bool { return w.try("Flush", live, &Flush{}) == nil })
-					eventually(t, func() bool { return w.try("Add", Payments{live, payments/2 + 1, payments}, new(string)) == nil })
+					eventually(t, func() bool { return w.Try("Flush", live, &Flush{}) == nil })
+					eventually(t, func() bool { return w.Try("Add", Payments{live, payments/2 + 1, payments}, new(string)) == nil })
 					w.flush(live)
 					l.holds(t, first, payments)
 					require.Empty(t, b.left(t))
@@ -168,12 +168,12 @@ func TestAFullRedis(t *testing.T) {
 		limit(roomy)
 		last, err := int64(atOnce), error(nil)
 		for ; err == nil && last < enough; last += atOnce {
-			err = w.try("Add", Payments{live, last + 1, last + atOnce}, new(string))
+			err = w.Try("Add", Payments{live, last + 1, last + atOnce}, new(string))
 		}
 		require.ErrorContains(t, err, "OOM")
 		accepted := last - atOnce
 		require.Equal(t, map[string]float64{"added": float64(accepted), "refused": atOnce},
-			w.metric(buffer.MetricAdds, "outcome"))
+			w.Metric(buffer.MetricAdds, "outcome"))
 		require.GreaterOrEqual(t, w.stats().Open, accepted)
 
 		limit(1) // for Redis it is as full, and for us it stays so
@@ -182,11 +182,11 @@ func TestAFullRedis(t *testing.T) {
 		startProcess(t, b, l, s)
 		b.empty(t, member)
 		l.settled(t, 1, accepted)
-		require.Error(t, w.try("Add", Payments{live, accepted + 1, last}, new(string)))
+		require.Error(t, w.Try("Add", Payments{live, accepted + 1, last}, new(string)))
 
 		limit(roomy)
 		eventually(t, func() bool { // the room is made in the background
-			return w.try("Add", Payments{live, accepted + 1, last}, new(string)) == nil
+			return w.Try("Add", Payments{live, accepted + 1, last}, new(string)) == nil
 		})
 		w.flush(live)
 		l.holds(t, 1, last)

@@ -91,7 +91,7 @@ func TestManyWorkersOverOneBuffer(t *testing.T) {
 			go func() {
 				var err error
 				for id := first; id < first+payments/2 && err == nil; id += atOnce {
-					err = adder.try("Add", Payments{live, id + 1, id + atOnce}, new(string))
+					err = adder.Try("Add", Payments{live, id + 1, id + atOnce}, new(string))
 				}
 				errs <- err
 			}()
@@ -105,7 +105,7 @@ func TestManyWorkersOverOneBuffer(t *testing.T) {
 
 		committed := 0
 		for _, w := range workers {
-			eventually(t, func() bool { return w.metric(buffer.MetricDepth, "buffer")[family] == 0 })
+			eventually(t, func() bool { return w.Metric(buffer.MetricDepth, "buffer")[family] == 0 })
 			committed += int(w.flushes()["committed cut"] + w.flushes()["committed recovered"])
 		}
 		require.Equal(t, l.generations(t), committed)

@@ -20,7 +20,7 @@ func TestAFlushLinksToWhereItsIDsCameFrom(t *testing.T) {
 		flusher := startProcess(t, b, l, s)
 		done := flusher.flush(live)
 
-		spans := flusher.spans()
+		spans := flusher.Spans(buffer.SpanFlush)
 		require.Len(t, spans, 1)
 		flush := spans[0]
 		require.True(t, flush.Root)
@@ -39,11 +39,11 @@ func TestAFlushLinksToWhereItsIDsCameFrom(t *testing.T) {
 		producer := p.add(live, 51, 60)
 		p.beginFlush()
 		p.reached()
-		p.kill()
+		p.Kill()
 		s.Run = true
 		successor := startProcess(t, b, l, s)
-		eventually(t, func() bool { return len(successor.spans()) == 1 })
-		flush = successor.spans()[0]
+		eventually(t, func() bool { return len(successor.Spans(buffer.SpanFlush)) == 1 })
+		flush = successor.Spans(buffer.SpanFlush)[0]
 		require.Equal(t, map[string][]string{"producer": {producer}}, flush.Links)
 		require.Equal(t, "recovered", flush.Attributes["buffer.flush.origin"])
 	})
@@ -59,23 +59,23 @@ func TestMetrics(t *testing.T) {
 		w.reached()
 		w.add("another", 401, 500)
 		// Gauges are the sums over the buffers of a label, as every process that runs sees them in Redis.
-		eventually(t, func() bool { return watcher.metric(buffer.MetricDepth, "buffer")[family] == 500 })
-		require.Equal(t, map[string]float64{family: 1}, watcher.metric(buffer.MetricGenerations, "buffer"))
-		age := watcher.metric(buffer.MetricOldestAge, "buffer")[family]
+		eventually(t, func() bool { return watcher.Metric(buffer.MetricDepth, "buffer")[family] == 500 })
+		require.Equal(t, map[string]float64{family: 1}, watcher.Metric(buffer.MetricGenerations, "buffer"))
+		age := watcher.Metric(buffer.MetricOldestAge, "buffer")[family]
 		require.Positive(t, age)
 		require.Less(t, age, patience.Seconds())
 		w.goOn()
 		require.NoError(t, (<-flush).err)
 		w.flush("another")
-		eventually(t, func() bool { return watcher.metric(buffer.MetricDepth, "buffer")[family] == 0 })
-		require.Zero(t, watcher.metric(buffer.MetricGenerations, "buffer")[family])
-		require.Zero(t, watcher.metric(buffer.MetricOldestAge, "buffer")[family])
+		eventually(t, func() bool { return watcher.Metric(buffer.MetricDepth, "buffer")[family] == 0 })
+		require.Zero(t, watcher.Metric(buffer.MetricGenerations, "buffer")[family])
+		require.Zero(t, watcher.Metric(buffer.MetricOldestAge, "buffer")[family])
 
-		require.Equal(t, map[string]float64{"test added": 500}, w.metric(buffer.MetricAdds, "buffer", "outcome"))
+		require.Equal(t, map[string]float64{"test added": 500}, w.Metric(buffer.MetricAdds, "buffer", "outcome"))
 		require.Equal(t, map[string]float64{"test committed cut": 2},
-			w.metric(buffer.MetricFlushes, "buffer", "outcome", "origin"))
-		require.Equal(t, map[string]float64{"test committed": 500}, w.metric(buffer.MetricFlushItems, "buffer", "outcome"))
-		require.Equal(t, map[string]float64{"test committed": 2}, w.metric(buffer.MetricFlushDuration, "buffer", "outcome"))
+			w.Metric(buffer.MetricFlushes, "buffer", "outcome", "origin"))
+		require.Equal(t, map[string]float64{"test committed": 500}, w.Metric(buffer.MetricFlushItems, "buffer", "outcome"))
+		require.Equal(t, map[string]float64{"test committed": 2}, w.Metric(buffer.MetricFlushDuration, "buffer", "outcome"))
 		require.Empty(t, watcher.flushes())
 	})
 }
@@ -88,7 +88,7 @@ func TestAddsToARedisThatIsAwayAreRefused(t *testing.T) {
 	w.add(live, 1, 10)
 	require.NoError(t, b.nodes[0].Kill())
 	began := time.Now()
-	require.Error(t, w.try("Add", Payments{live, 11, 30}, new(string)))
+	require.Error(t, w.Try("Add", Payments{live, 11, 30}, new(string)))
 	require.Less(t, time.Since(began), patience)
-	require.Equal(t, map[string]float64{"added": 10, "refused": 20}, w.metric(buffer.MetricAdds, "outcome"))
+	require.Equal(t, map[string]float64{"added": 10, "refused": 20}, w.Metric(buffer.MetricAdds, "outcome"))
 }
