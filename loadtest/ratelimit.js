@@ -21,7 +21,7 @@ import exec from 'k6/execution';
 import http from 'k6/http';
 import { Gauge } from 'k6/metrics';
 import { admitted, readable, row } from './lib/limiter.js';
-import { begin, end, TREND_STATS } from './lib/measure.js';
+import { begin, end, SYSTEM_TAGS, TREND_STATS } from './lib/measure.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
 import { BASE_URL, mustBeReady, tagged } from './lib/request.js';
 import * as slo from './lib/slo.js';
@@ -128,8 +128,7 @@ export const options = {
   scenarios: Object.fromEntries(selected.scenarios.map((name) => [name, SCENARIOS[name]])),
   thresholds: thresholds(),
   summaryTrendStats: TREND_STATS,
-  // The labels that somebody reads. Each further one is paid for with every sample, on the cores of the service.
-  systemTags: ['scenario', 'name', 'method', 'status', 'expected_response', 'error_code', 'check'],
+  systemTags: SYSTEM_TAGS,
   setupTimeout: '120s',
 };
 

@@ -22,7 +22,7 @@ import http from 'k6/http';
 import { Counter, Gauge, Rate } from 'k6/metrics';
 import { readFacts } from './lib/answer.js';
 import * as jobs from './lib/jobs.js';
-import { begin, end, readable, recordCost, row, TREND_STATS } from './lib/measure.js';
+import { begin, end, readable, recordCost, row, SYSTEM_TAGS, TREND_STATS } from './lib/measure.js';
 import { agreeing } from './lib/payments.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
 import { BASE_URL, mustBeReady, tagged } from './lib/request.js';
@@ -146,8 +146,7 @@ export const options = {
   scenarios: Object.fromEntries(selected.scenarios.map((name) => [name, SCENARIOS[name]])),
   thresholds: thresholds(),
   summaryTrendStats: TREND_STATS,
-  // The labels that somebody reads. Each further one is paid for with every sample, on the cores of the service.
-  systemTags: ['scenario', 'name', 'method', 'status', 'expected_response', 'error_code', 'check'],
+  systemTags: SYSTEM_TAGS,
   setupTimeout: '90s',
 };
 

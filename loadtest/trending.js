@@ -18,7 +18,7 @@
 import exec from 'k6/execution';
 import http from 'k6/http';
 import { secondsFresh } from './lib/answer.js';
-import { begin, end, observed, readable, record, row, TREND_STATS } from './lib/measure.js';
+import { begin, end, observed, readable, record, row, SYSTEM_TAGS, TREND_STATS } from './lib/measure.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
 import { BASE_URL, mustBeReady, tagged } from './lib/request.js';
 import * as slo from './lib/slo.js';
@@ -192,8 +192,7 @@ export const options = {
   scenarios: Object.fromEntries(selected.map((name) => [name, SCENARIOS[name]])),
   thresholds: thresholds(),
   summaryTrendStats: TREND_STATS,
-  // The labels that somebody reads. Each further one is paid for with every sample, on the cores of the service.
-  systemTags: ['scenario', 'name', 'method', 'status', 'expected_response', 'error_code', 'check'],
+  systemTags: SYSTEM_TAGS,
   // A burst is one http.batch: as wide as the widest phase, or k6 would queue what must arrive at once.
   batch: COMPARE.lease_1000.requests,
   batchPerHost: COMPARE.lease_1000.requests,
