@@ -73,7 +73,7 @@ func TestCancelOfARunWhoseWorkerIsDead(t *testing.T) {
 	doomed := s.replica(t, reconcile.Options{Silence: silence, BufferLease: lease})
 	id := doomed.start(reconcile.BatchedReads).Job.ID
 	s.blocked(t)
-	doomed.kill()
+	doomed.Kill()
 	job, err := s.asker.Cancel(t.Context(), id)
 	require.NoError(t, err)
 	require.Equal(t, reconcile.Cancelling, job.State)

@@ -36,7 +36,7 @@ func TestAWorkerIsKilledWhileItMarks(t *testing.T) {
 		doomed := s.replica(t, reconcile.Options{Replica: "doomed", Silence: silence, BufferLease: lease})
 		id := doomed.start(by).Job.ID
 		s.blocked(t)
-		doomed.kill()
+		doomed.Kill()
 
 		s.replica(t, reconcile.Options{Replica: "successor", Silence: silence, BufferLease: lease})
 		s.taken(t, id, 2)
@@ -64,7 +64,7 @@ func TestAWorkerIsKilledWhileItCollects(t *testing.T) {
 	id := doomed.start(reconcile.Buffered).Job.ID
 	eventually(t, func() bool { return s.job(t, id).Examined > 0 })
 	require.Less(t, s.job(t, id).Examined, int64(5000), "it is in the middle")
-	doomed.kill()
+	doomed.Kill()
 	require.NotEmpty(t, s.kept(t, id))
 	require.Zero(t, s.marked(t))
 
@@ -86,7 +86,7 @@ func TestAWorkerThatWasPausedIsReplaced(t *testing.T) {
 		first := s.replica(t, reconcile.Options{Replica: "first", Silence: silence, BufferLease: lease})
 		id := first.start(by).Job.ID
 		s.blocked(t)
-		first.signal(syscall.SIGSTOP)
+		first.Signal(syscall.SIGSTOP)
 		second := s.replica(t, reconcile.Options{Replica: "second", Silence: silence, BufferLease: lease})
 		s.taken(t, id, 2)
 		release()
@@ -95,14 +95,14 @@ func TestAWorkerThatWasPausedIsReplaced(t *testing.T) {
 		require.Equal(t, 2, job.Attempts)
 		require.Equal(t, found, job.Counts)
 
-		first.signal(syscall.SIGCONT)
-		eventually(t, func() bool { return len(first.spans(reconcile.SpanJob)) == 1 })
-		attempt := first.spans(reconcile.SpanJob)[0]
+		first.Signal(syscall.SIGCONT)
+		eventually(t, func() bool { return len(first.Spans(reconcile.SpanJob)) == 1 })
+		attempt := first.Spans(reconcile.SpanJob)[0]
 		require.NotEmpty(t, attempt.Events, "why it has left")
 		require.NotContains(t, attempt.Attributes, "reconcile.state", "it has not ended anything")
 		require.Equal(t, map[string]float64{string(by) + " done": 1},
-			second.metric(reconcile.MetricDuration, "strategy", "outcome"))
-		require.Empty(t, first.metric(reconcile.MetricDuration, "strategy", "outcome"))
+			second.Metric(reconcile.MetricDuration, "strategy", "outcome"))
+		require.Empty(t, first.Metric(reconcile.MetricDuration, "strategy", "outcome"))
 		require.Equal(t, job, s.job(t, id), "its record is final")
 		s.holds(t, payments)
 	})

@@ -43,12 +43,12 @@ func TestLiveEvents(t *testing.T) {
 		callers.Go(func() {
 			for range 2 {
 				for id := int64(1 + i*30); id <= last; id++ { // each payment comes to one of them at least
-					if err := p.try("Settled", id, &Event{}); err != nil {
+					if err := p.Try("Settled", id, &Event{}); err != nil {
 						t.Error(err)
 					}
 				}
 				for _, unknown := range []int64{payments + 1, 1 << 62} {
-					if err := p.try("Settled", unknown, &Event{}); err != nil {
+					if err := p.Try("Settled", unknown, &Event{}); err != nil {
 						t.Error(err)
 					}
 				}
@@ -60,7 +60,7 @@ func TestLiveEvents(t *testing.T) {
 	s.holds(t, last)
 	events, flushes := 0.0, s.count(t, "SELECT count(*) FROM buffer_generations")
 	for _, p := range replicas {
-		events += p.metric(reconcile.MetricEvents, "outcome")["buffered"]
+		events += p.Metric(reconcile.MetricEvents, "outcome")["buffered"]
 	}
 	require.InDelta(t, 2*(200+170+140+3*2), events, 0)
 	t.Logf("%v events, %d flushes", events, flushes)
@@ -166,6 +166,6 @@ func TestNobodyDeadlocks(t *testing.T) {
 	callers.Wait()
 	require.Zero(t, s.count(t, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"))
 	for _, p := range replicas {
-		require.Zero(t, p.metric("buffer.flushes", "outcome")["failed"])
+		require.Zero(t, p.Metric("buffer.flushes", "outcome")["failed"])
 	}
 }

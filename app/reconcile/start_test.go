@@ -25,7 +25,7 @@ func TestOneRunAtATime(t *testing.T) {
 		for _, p := range []*process{one, other} {
 			go func() {
 				var started Started
-				if err := p.try("Start", Order{Strategy: reconcile.SingleStatement}, &started); err != nil {
+				if err := p.Try("Start", Order{Strategy: reconcile.SingleStatement}, &started); err != nil {
 					t.Error(err)
 				}
 				answers <- started
@@ -120,7 +120,7 @@ func TestARunThatKillsItsWorkers(t *testing.T) {
 	for attempt := range 5 {
 		doomed := s.replica(t, o)
 		s.taken(t, id, attempt+1)
-		doomed.kill()
+		doomed.Kill()
 	}
 	s.replica(t, o)
 	job := s.over(t, id)

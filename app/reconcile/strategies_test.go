@@ -76,7 +76,7 @@ func TestEveryStrategyComesToTheSameEnd(t *testing.T) {
 			}
 			require.Equal(t, job.DBTrips-prepared, after-before, "what Postgres counted")
 			require.Empty(t, s.kept(t, job.ID))
-			replica.kill()
+			replica.Kill()
 		})
 	}
 }
@@ -96,7 +96,7 @@ func TestALimitTakesTheFirst(t *testing.T) {
 	runs := func(by reconcile.Strategy, limit int, total int64) reconcile.Job {
 		t.Helper()
 		var started Started
-		replica.call("Start", Order{by, limit}, &started)
+		replica.Call("Start", Order{by, limit}, &started)
 		job := s.over(t, started.Job.ID)
 		require.Equal(t, reconcile.Done, job.State)
 		require.Equal(t, total, job.Total)

@@ -18,9 +18,9 @@ func TestTheTracesOfARun(t *testing.T) {
 	started := replica.start(reconcile.Buffered)
 	id := started.Job.ID
 	run := s.over(t, id)
-	eventually(t, func() bool { return len(replica.spans(reconcile.SpanJob)) == 1 })
+	eventually(t, func() bool { return len(replica.Spans(reconcile.SpanJob)) == 1 })
 
-	job := replica.spans(reconcile.SpanJob)[0]
+	job := replica.Spans(reconcile.SpanJob)[0]
 	require.True(t, job.Root)
 	require.Equal(t, run.TraceID, job.Trace)
 	require.Equal(t, map[string][]string{"cause": {started.Trace}}, job.Links)
@@ -29,7 +29,7 @@ func TestTheTracesOfARun(t *testing.T) {
 	}, job.Attributes)
 	require.Empty(t, job.Error)
 
-	pages := replica.spans(reconcile.SpanPage)
+	pages := replica.Spans(reconcile.SpanPage)
 	require.Len(t, pages, 2, "the second is empty")
 	for _, page := range pages {
 		require.True(t, page.Root)
@@ -37,15 +37,15 @@ func TestTheTracesOfARun(t *testing.T) {
 		require.Equal(t, map[string]string{"reconcile.strategy": "buffered"}, page.Attributes)
 		require.NotEqual(t, job.Trace, page.Trace)
 	}
-	flushes := replica.spans(buffer.SpanFlush)
+	flushes := replica.Spans(buffer.SpanFlush)
 	require.Len(t, flushes, 1)
 	require.True(t, flushes[0].Root)
 	require.Equal(t, map[string][]string{"producer": {pages[0].Trace}, "cause": {job.Trace}}, flushes[0].Links)
 
 	// A live event leads to its flush likewise.
 	event := replica.settled(middle)
-	eventually(t, func() bool { return len(replica.spans(buffer.SpanFlush)) == 2 })
-	require.Equal(t, map[string][]string{"producer": {event.Trace}}, replica.spans(buffer.SpanFlush)[1].Links)
+	eventually(t, func() bool { return len(replica.Spans(buffer.SpanFlush)) == 2 })
+	require.Equal(t, map[string][]string{"producer": {event.Trace}}, replica.Spans(buffer.SpanFlush)[1].Links)
 }
 
 // However many payments there are, the trace of a run is small, and that of a page no larger than a page.
@@ -54,14 +54,14 @@ func TestNoTraceGrowsWithThePayments(t *testing.T) {
 	s := newStores(t)
 	replica := s.replica(t, reconcile.Options{})
 	run := s.over(t, replica.start(reconcile.NPlusOne).Job.ID)
-	eventually(t, func() bool { return len(replica.spans(reconcile.SpanJob)) == 1 })
+	eventually(t, func() bool { return len(replica.Spans(reconcile.SpanJob)) == 1 })
 	sizes := map[string]int{}
-	for _, span := range replica.spans("") {
+	for _, span := range replica.Spans("") {
 		sizes[span.Trace]++
 	}
 	// Its own, what it costs to end, and a beat a second.
 	require.LessOrEqual(t, sizes[run.TraceID], 10+int(run.Took.Seconds()))
-	pages := replica.spans(reconcile.SpanPage)
+	pages := replica.Spans(reconcile.SpanPage)
 	require.Len(t, pages, 2)
 	require.Equal(t, 1+1+payments+agreeing, sizes[pages[0].Trace], "itself, the ids, a find each, an update each")
 	require.Equal(t, 2, sizes[pages[1].Trace])
@@ -77,18 +77,18 @@ func TestATakeoverLeadsToTheFirstWorker(t *testing.T) {
 	s.blocked(t)
 	first := s.job(t, started.Job.ID).TraceID
 	require.Len(t, first, 32)
-	doomed.kill()
+	doomed.Kill()
 	successor := s.replica(t, reconcile.Options{Silence: silence})
 	s.taken(t, started.Job.ID, 2)
 	release()
 	run := s.over(t, started.Job.ID)
 	require.Equal(t, first, run.TraceID)
-	eventually(t, func() bool { return len(successor.spans(reconcile.SpanJob)) == 1 })
-	job := successor.spans(reconcile.SpanJob)[0]
+	eventually(t, func() bool { return len(successor.Spans(reconcile.SpanJob)) == 1 })
+	job := successor.Spans(reconcile.SpanJob)[0]
 	require.NotEqual(t, first, job.Trace)
 	require.Equal(t, map[string][]string{"cause": {started.Trace}, "first_attempt": {first}}, job.Links)
 	require.Equal(t, "2", job.Attributes["reconcile.attempt"])
-	require.Equal(t, map[string]float64{"": 1}, successor.metric(reconcile.MetricTakeovers))
+	require.Equal(t, map[string]float64{"": 1}, successor.Metric(reconcile.MetricTakeovers))
 }
 
 func TestMetrics(t *testing.T) {
@@ -100,25 +100,25 @@ func TestMetrics(t *testing.T) {
 		require.Equal(t, map[string]float64{
 			string(by) + " reconciled": agreeing, string(by) + " amount": 10, string(by) + " currency": 10,
 			string(by) + " missing": 10,
-		}, of(by, replica.metric(reconcile.MetricItems, "strategy", "outcome")))
+		}, of(by, replica.Metric(reconcile.MetricItems, "strategy", "outcome")))
 		// That it has ended is reported once the record says so.
 		eventually(t, func() bool {
-			return replica.metric(reconcile.MetricDuration, "strategy", "outcome")[string(by)+" done"] == 1
+			return replica.Metric(reconcile.MetricDuration, "strategy", "outcome")[string(by)+" done"] == 1
 		})
-		require.InDelta(t, 1, replica.metric(reconcile.MetricProgress, "strategy")[string(by)], 0, "and for a while")
-		spent := replica.metric("store.round_trips", "store", "operation", "strategy")
+		require.InDelta(t, 1, replica.Metric(reconcile.MetricProgress, "strategy")[string(by)], 0, "and for a while")
+		spent := replica.Metric("store.round_trips", "store", "operation", "strategy")
 		require.InDelta(t, job.DBTrips, spent["postgres job reconcile "+string(by)], 0)
 		require.NoError(t, s.asker.Reset(t.Context()))
 	}
-	require.Empty(t, replica.metric(reconcile.MetricTakeovers))
+	require.Empty(t, replica.Metric(reconcile.MetricTakeovers))
 	replica.settled(middle)
-	require.Equal(t, map[string]float64{"buffered": 1}, replica.metric(reconcile.MetricEvents, "outcome"))
+	require.Equal(t, map[string]float64{"buffered": 1}, replica.Metric(reconcile.MetricEvents, "outcome"))
 	eventually(t, func() bool { return s.marked(t) == 1 })
-	eventually(t, func() bool { return replica.metric(reconcile.MetricPayments, "status")["reconciled"] == 1 })
+	eventually(t, func() bool { return replica.Metric(reconcile.MetricPayments, "status")["reconciled"] == 1 })
 	require.Equal(t, map[string]float64{"pending": payments - 1, "reconciled": 1},
-		replica.metric(reconcile.MetricPayments, "status"))
-	require.Positive(t, replica.metric("store.round_trips", "store", "operation")["postgres job bookkeeping"])
-	require.Positive(t, replica.metric("store.round_trips", "store", "operation")["postgres flush live"])
+		replica.Metric(reconcile.MetricPayments, "status"))
+	require.Positive(t, replica.Metric("store.round_trips", "store", "operation")["postgres job bookkeeping"])
+	require.Positive(t, replica.Metric("store.round_trips", "store", "operation")["postgres flush live"])
 }
 
 // of are the values whose attributes begin with the strategy.
