@@ -11,7 +11,8 @@
 // All of it is safe in parallel tests, and needs no TestMain. The tests of one package share one Postgres process that
 // trades safety for speed (fsync off): a crash of the machine would lose it, and nobody would mind. Each call gets a
 // database copied from a migrated template, dropped when the test ends. Outside tests, StartPostgres and StartRedis run
-// the same servers with settings of the caller's.
+// the same servers with settings of the caller's. What runs a test's own code as a process that it may kill is the
+// package replica, beside this one.
 //
 // A machine without the servers skips the test and says what to install; with CI=true that is a failure instead. When
 // this process dies, in whatever way, its servers and their directories go too: see warden.
