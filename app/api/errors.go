@@ -20,11 +20,15 @@ import (
 
 // problem is an answer of RFC 9457. As an error it travels from where the fault is known to answerProblem.
 type problem struct {
+	// Type is a URI for those that others define; without one the status says it all.
+	Type   string `json:"type,omitempty"`
 	Status int    `json:"status"`
 	Title  string `json:"title"`
 	Detail string `json:"detail,omitempty"`
 	// Field names the part of the request that is at fault.
 	Field string `json:"field,omitempty"`
+	// ViolatedPolicies are the rate limits that the request would have broken.
+	ViolatedPolicies []string `json:"violated-policies,omitempty"`
 	// TraceID leads to the request's trace.
 	TraceID string `json:"trace_id,omitempty"`
 
@@ -45,6 +49,9 @@ func problemOf(err error) problem {
 	}
 	if e, ok := errors.AsType[*echo.HTTPError](err); ok {
 		return problem{Status: e.Code, Title: http.StatusText(e.Code)}
+	}
+	if denied, ok := errors.AsType[deniedError](err); ok {
+		return denied.problem()
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return problem{Status: http.StatusServiceUnavailable, Title: "Database unavailable", retryAfterSeconds: 2}

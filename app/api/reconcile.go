@@ -133,10 +133,10 @@ func (h reconcileHandler) choose(name string) (reconcile.Strategy, error) {
 	}
 	var chosen reconcile.Strategy
 	if err := chosen.UnmarshalText([]byte(name)); err != nil {
-		return "", unknownStrategy(err)
+		return "", unknownStrategy("strategy", err)
 	}
 	if !h.allowOverride && chosen != h.defaultStrategy {
-		return "", errNotYoursToChoose
+		return "", notYoursToChoose("strategy")
 	}
 	return chosen, nil
 }

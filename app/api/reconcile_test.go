@@ -1,68 +1,15 @@
 package api_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-
-	"nervous/app/api"
-	"nervous/app/identity"
-	"nervous/app/reconcile"
-	"nervous/app/servicetest"
-	"nervous/app/trending"
 )
-
-// surface is the whole HTTP surface over real stores. Nobody works on runs until work is called.
-type surface struct {
-	url        string
-	tokens     identity.Tokens
-	pool       *pgxpool.Pool
-	redis      *servicetest.RedisServer
-	reconciler *reconcile.Reconciler
-}
-
-// newSurface has ten payments: one a cent short, one in another currency, one without a settlement.
-func newSurface(t *testing.T, demo bool) surface {
-	t.Helper()
-	pool, server := servicetest.Pool(t), servicetest.Redis(t)
-	for _, sql := range []string{
-		`INSERT INTO payments (id, reference, amount_minor, currency)
-		SELECT n, n::text, 100, 'EUR' FROM generate_series(1, 10) n`,
-		`INSERT INTO settlements (reference, amount_minor, currency)
-		SELECT n::text, 100 - (n = 2)::int, CASE n WHEN 5 THEN 'CHF' ELSE 'EUR' END
-		FROM generate_series(1, 10) n WHERE n <> 8`,
-	} {
-		_, err := pool.Exec(t.Context(), sql)
-		require.NoError(t, err)
-	}
-	rdb := redis.NewClient(server.Options())
-	t.Cleanup(func() { _ = rdb.Close() })
-	s := surface{
-		tokens: identity.New("a secret of the tests, long enough"), pool: pool, redis: server,
-		reconciler: reconcile.New(pool, rdb, reconcile.Options{
-			Replica: "test-1", FlushAge: 20 * time.Millisecond, DirectWait: 200 * time.Millisecond,
-		}),
-	}
-	h := httptest.NewServer(api.New(api.Dependencies{
-		Trending: trending.New(pool, rdb, trending.Options{}), Reconcile: s.reconciler, Tokens: s.tokens,
-		DefaultStrategy: trending.Lease, ReconcileStrategy: reconcile.Buffered, AllowStrategyOverride: demo,
-		Ready: func(context.Context) error { return nil }, Replica: "test-1", RequestTimeout: 5 * time.Second,
-	}))
-	t.Cleanup(h.Close)
-	s.url = h.URL
-	return s
-}
 
 // work keeps Run going until the test ends.
 func (s surface) work(t *testing.T) {
@@ -74,46 +21,6 @@ func (s surface) work(t *testing.T) {
 		stop()
 		require.NoError(t, <-ended)
 	})
-}
-
-type answer struct {
-	*http.Response
-	body []byte
-}
-
-// ask asks as somebody who may reconcile, unless scope says otherwise.
-func (s surface) ask(t *testing.T, method, path, body string, scope ...string) answer {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
-	require.NoError(t, err)
-	if scope == nil {
-		scope = []string{"reconcile"}
-	}
-	if scope[0] != "" {
-		token, err := s.tokens.Mint(identity.Caller{User: "42", Scopes: scope}, time.Hour)
-		require.NoError(t, err)
-		request.Header.Set("Authorization", "Bearer "+token)
-	}
-	got, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	defer got.Body.Close()
-	read, err := io.ReadAll(got.Body)
-	require.NoError(t, err)
-	return answer{got, read}
-}
-
-func (a answer) decode(t *testing.T, into any) {
-	t.Helper()
-	decoder := json.NewDecoder(bytes.NewReader(a.body))
-	decoder.DisallowUnknownFields()
-	require.NoError(t, decoder.Decode(into), "%s", a.body)
-}
-
-type problem struct {
-	Status        int
-	Title, Detail string
-	Field         string
-	TraceID       string `json:"trace_id"`
 }
 
 // job is what callers rely on.

@@ -3,36 +3,57 @@
 // It promises that every answer says what it cost and where it came from (Server-Timing, Cache-Status, traceresponse,
 // X-Served-By), that every error is an application/problem+json of RFC 9457, and that a request which cannot be served
 // in time is shed with 503 and Retry-After instead of queued.
+//
+// It promises too that nobody asks for more than the limits hold: a request is counted for the user of its token, or
+// without a valid one for the address that it comes from, before anything else is done for it. Answers say what is left
+// (RateLimit-Policy, RateLimit); one too many is answered by 429, which says when the next will be let through
+// (Retry-After), and costs no round-trip to Postgres. What is wrong with a request is said only once it was counted.
+//
+// Where a request comes from is taken from X-Forwarded-For if a trusted proxy says it: whoever can reach the service
+// from a trusted network, but past the proxy, can claim any address and so has any number of limits. Callers without a
+// token who share an address share a limit.
 package api
 
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"nervous/app/identity"
+	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
 	"nervous/app/trending"
 )
 
-// Dependencies is what the handlers need; all fields are required.
+// Dependencies is what the handlers need; all fields are required but the proxies and the limit of Runs.
 type Dependencies struct {
 	Trending  *trending.Trending
 	Reconcile *reconcile.Reconciler
 
-	// Tokens says who calls, on the routes that ask for a scope.
+	// Limiter counts requests by two policies of one strategy: Overall all that a caller makes, and Runs those that start
+	// a run. Runs may be without a Limit, and is none then.
+	Limiter       *ratelimit.Limiter
+	Overall, Runs ratelimit.Policy
+
+	// Tokens says who calls.
 	Tokens identity.Tokens
+
+	// TrustedProxies are the networks that are believed about where a request comes from.
+	TrustedProxies []netip.Prefix
 
 	// DefaultStrategy and ReconcileStrategy are used where the caller does not choose, or may not.
 	DefaultStrategy   trending.Strategy
 	ReconcileStrategy reconcile.Strategy
 
-	// AllowStrategyOverride lets callers choose a strategy, make the memory cold, and undo what was reconciled. Only for a
-	// demo.
+	// AllowStrategyOverride lets callers choose a strategy, of the limits too, make the memory cold, and undo what was
+	// reconciled or counted. Only for a demo.
 	AllowStrategyOverride bool
 
 	// Ready returns nil while the replica can serve.
@@ -49,6 +70,11 @@ type Dependencies struct {
 func New(d Dependencies) http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
+	e.IPExtractor = addressBehind(d.TrustedProxies)
+	limits := limits{
+		limiter: d.Limiter, overall: d.Overall, allowOverride: d.AllowStrategyOverride,
+		free: map[route]bool{}, more: map[route]ratelimit.Policy{},
+	}
 
 	e.Use(
 		// First: it names the route on the request that otelhttp holds. Once a later middleware has replaced the request,
@@ -62,11 +88,21 @@ func New(d Dependencies) http.Handler {
 			// Left to itself it makes a bare 503 of any error that a deadline had a part in.
 			ErrorHandler: func(err error, _ echo.Context) error { return err },
 		}),
+		// Who asks is known before the limit, which is his, and asking nobody.
+		identify(d.Tokens),
+		// Last, because it calls a store: it is accounted for and bounded in time. And before every handler and whatever
+		// stands on a route, for what is not to be done must not be begun. It is around 404 and 405 as well.
+		limits.admit,
 	)
 
 	e.GET("/", index)
-	e.GET("/healthz", alive)
-	e.GET("/readyz", ready(d.Ready))
+
+	// A probe that is denied would take a healthy replica away from everybody.
+	limits.exempt(e.GET("/healthz", alive), e.GET("/readyz", ready(d.Ready)))
+	if d.AllowStrategyOverride {
+		// Who has nothing left could not ask for more.
+		limits.exempt(e.DELETE("/ratelimit", limits.reset))
+	}
 
 	posts := trendingHandler{d.Trending, d.DefaultStrategy, d.AllowStrategyOverride}
 	e.GET("/posts/trending", posts.list)
@@ -75,9 +111,9 @@ func New(d Dependencies) http.Handler {
 	}
 
 	payments := reconcileHandler{d.Reconcile, d.ReconcileStrategy, d.AllowStrategyOverride}
-	mayReconcile := requireScope(d.Tokens, "reconcile")
+	mayReconcile := requireScope("reconcile")
 	e.POST("/payments/:id/settled", payments.settled)
-	e.POST("/reconcile", payments.start, mayReconcile)
+	limits.also(d.Runs, e.POST("/reconcile", payments.start, mayReconcile))
 	e.GET("/reconcile/:id", payments.show)
 	e.DELETE("/reconcile/:id", payments.cancel, mayReconcile)
 	if d.AllowStrategyOverride {
@@ -87,5 +123,9 @@ func New(d Dependencies) http.Handler {
 
 	// Probes come every second from every side; their spans would bury the others.
 	notAProbe := func(r *http.Request) bool { return r.URL.Path != "/healthz" && r.URL.Path != "/readyz" }
-	return otelhttp.NewHandler(e, "http.server", otelhttp.WithFilter(notAProbe))
+	// An address is whom a request counts for. The instrumentation would write it into the span, and believe whatever
+	// X-Forwarded-For says; the last to set an attribute wins.
+	anonymous := trace.WithAttributes(
+		attribute.String("client.address", ""), attribute.String("network.peer.address", ""))
+	return otelhttp.NewHandler(e, "http.server", otelhttp.WithFilter(notAProbe), otelhttp.WithSpanOptions(anonymous))
 }

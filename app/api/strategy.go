@@ -15,12 +15,15 @@ func setStrategy(c echo.Context, strategy string) {
 	}
 }
 
-func unknownStrategy(err error) problem {
-	return problem{Status: http.StatusBadRequest, Title: "Unknown strategy", Detail: err.Error(), Field: "strategy"}
+func unknownStrategy(field string, err error) problem {
+	return problem{Status: http.StatusBadRequest, Title: "Unknown strategy", Detail: err.Error(), Field: field}
 }
 
-// errNotYoursToChoose keeps a naive strategy, which is a way to overload Postgres from outside, from whoever calls.
-var errNotYoursToChoose = problem{
-	Status: http.StatusForbidden, Title: "Strategy is not yours to choose", Field: "strategy",
-	Detail: "This deployment works by the strategy it is configured with (ALLOW_STRATEGY_OVERRIDE is false).",
+// notYoursToChoose keeps a naive strategy, which is a way to overload Postgres from outside or to ask more than others
+// may, from whoever calls.
+func notYoursToChoose(field string) problem {
+	return problem{
+		Status: http.StatusForbidden, Title: "Strategy is not yours to choose", Field: field,
+		Detail: "This deployment works by the strategy it is configured with (ALLOW_STRATEGY_OVERRIDE is false).",
+	}
 }

@@ -52,10 +52,10 @@ func (h trendingHandler) choose(name string) (trending.Strategy, error) {
 	}
 	var chosen trending.Strategy
 	if err := chosen.UnmarshalText([]byte(name)); err != nil {
-		return "", unknownStrategy(err)
+		return "", unknownStrategy("strategy", err)
 	}
 	if !h.allowOverride && chosen != h.defaultStrategy {
-		return "", errNotYoursToChoose
+		return "", notYoursToChoose("strategy")
 	}
 	return chosen, nil
 }

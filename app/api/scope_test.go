@@ -37,11 +37,11 @@ func TestWithoutTheScopeTheDoorStaysShut(t *testing.T) {
 	opened := 0
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
-	e.Use(nameRoute, account("test-1"))
+	e.Use(nameRoute, account("test-1"), identify(tokens))
 	e.POST("/reconcile", func(c echo.Context) error {
 		opened++
 		return c.NoContent(http.StatusAccepted)
-	}, requireScope(tokens, "reconcile"))
+	}, requireScope("reconcile"))
 	server := httptest.NewServer(otelhttp.NewHandler(e, "http.server",
 		otelhttp.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))),
 		otelhttp.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(metrics))),

@@ -5,20 +5,18 @@ import (
 	"net/http"
 
 	"github.com/labstack/echo/v4"
-
-	"nervous/app/identity"
 )
 
 // requireScope lets a request through that shows a token with the scope. It stands on a route and not around all of
 // them, because most of the surface is open.
-func requireScope(tokens identity.Tokens, scope string) echo.MiddlewareFunc {
+func requireScope(scope string) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			caller, err := tokens.Verify(c.Request().Header.Get(echo.HeaderAuthorization))
-			if err != nil {
-				return err
+			who := callerOf(c)
+			if who.refusal != nil {
+				return who.refusal
 			}
-			if !caller.May(scope) {
+			if !who.May(scope) {
 				return problem{
 					Status: http.StatusForbidden, Title: "Token does not allow this", Field: "authorization",
 					Detail:    fmt.Sprintf("It takes a token with the scope %q.", scope),
