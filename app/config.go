@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"reflect"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"nervous/app/identity"
+	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
 	"nervous/app/trending"
 )
@@ -48,6 +50,11 @@ type config struct {
 	Trending  trendingConfig
 	Reconcile reconcileConfig
 	Tokens    tokenConfig
+	RateLimit rateLimitConfig
+
+	// TRUSTED_PROXIES are the networks of the proxies in front, as in `10.0.0.0/8,fd00::/8`. Only what they say about
+	// where a request comes from (X-Forwarded-For) is believed; by default nobody, and who connects is who calls.
+	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES"`
 
 	// ALLOW_STRATEGY_OVERRIDE lets callers choose a strategy, forget cached answers and undo what was reconciled. True
 	// only in the demo: a naive strategy is a way to overload Postgres from outside.
@@ -122,6 +129,27 @@ type reconcileConfig struct {
 	CountEvery time.Duration `env:"RECONCILE_COUNT_EVERY" envDefault:"0"`
 }
 
+type rateLimitConfig struct {
+	// RATELIMIT_LIMIT is how many requests a caller may make in RATELIMIT_WINDOW: a user, or an address without a token.
+	Limit  int64         `env:"RATELIMIT_LIMIT" envDefault:"100"`
+	Window time.Duration `env:"RATELIMIT_WINDOW" envDefault:"1m"`
+
+	// RATELIMIT_RUNS_LIMIT is how many runs of reconcile a caller may start in RATELIMIT_RUNS_WINDOW, because one keeps
+	// Postgres busier than any other request. 0 is no such limit.
+	RunsLimit  int64         `env:"RATELIMIT_RUNS_LIMIT" envDefault:"30"`
+	RunsWindow time.Duration `env:"RATELIMIT_RUNS_WINDOW" envDefault:"1m"`
+
+	// RATELIMIT_STRATEGY is how requests are counted unless a caller may and does choose: fixed_window, exact.
+	Strategy ratelimit.Strategy `env:"RATELIMIT_STRATEGY" envDefault:"exact"`
+
+	// RATELIMIT_FALLBACK is what happens while Redis cannot be asked: local (each replica its share), open, closed.
+	Fallback ratelimit.Fallback `env:"RATELIMIT_FALLBACK" envDefault:"local"`
+
+	// RATELIMIT_BUDGET is how long Redis may take for a check until it is decided without. Less than REDIS_TIMEOUT,
+	// because every request pays it.
+	Budget time.Duration `env:"RATELIMIT_BUDGET" envDefault:"50ms"`
+}
+
 // jobConfig is the part of the configuration that `reconcile` and `reset` need.
 type jobConfig struct {
 	Database  database
@@ -178,6 +206,7 @@ func (c *config) validate(f *faults) {
 	c.Redis.validate(f)
 	c.Reconcile.validate(f)
 	c.Tokens.validate(f)
+	c.RateLimit.validate(f)
 	f.unless(c.Tokens.Secret != demoSecret || c.AllowStrategyOverride, "TOKEN_SECRET",
 		"is the demo's, which is published: choose another, or be a demo (ALLOW_STRATEGY_OVERRIDE=true)")
 	t := c.Trending
@@ -203,6 +232,22 @@ func (r *reconcileConfig) validate(f *faults) {
 	f.unless(r.FlushSize >= 1, "RECONCILE_FLUSH_SIZE", "must be at least 1")
 	f.unless(r.CountEvery == 0 || r.CountEvery >= time.Second,
 		"RECONCILE_COUNT_EVERY", "must be 0, which is never, or at least 1s")
+}
+
+func (r *rateLimitConfig) validate(f *faults) {
+	f.unless(r.Limit >= 1 && r.Limit <= maxLimit, "RATELIMIT_LIMIT", "must be from 1 to %d", maxLimit)
+	f.unless(r.RunsLimit >= 0 && r.RunsLimit <= maxLimit, "RATELIMIT_RUNS_LIMIT", "must be from 0 to %d", maxLimit)
+	f.unless(wholeSeconds(r.Window), "RATELIMIT_WINDOW", "must be whole seconds, at least 1s and at most 24h")
+	f.unless(wholeSeconds(r.RunsWindow), "RATELIMIT_RUNS_WINDOW", "must be whole seconds, at least 1s and at most 24h")
+	f.unless(r.Budget >= time.Millisecond, "RATELIMIT_BUDGET", "must be at least 1ms")
+}
+
+// maxLimit bounds what a caller can occupy in Redis: about 100 kB.
+const maxLimit = 10_000
+
+// wholeSeconds are what the RateLimit-Policy header can say.
+func wholeSeconds(window time.Duration) bool {
+	return window >= time.Second && window <= 24*time.Hour && window%time.Second == 0
 }
 
 func (d *database) validate(f *faults) {

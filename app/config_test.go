@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
 	"nervous/app/trending"
 )
@@ -30,6 +32,11 @@ func TestTwoAddressesAndASecretAreEnough(t *testing.T) {
 	require.Equal(t, reconcileConfig{
 		Strategy: reconcile.Buffered, Every: time.Hour, FlushAge: time.Second, FlushSize: 50_000,
 	}, c.Reconcile)
+	require.Equal(t, rateLimitConfig{
+		Limit: 100, Window: time.Minute, RunsLimit: 30, RunsWindow: time.Minute,
+		Strategy: ratelimit.Exact, Fallback: ratelimit.Local, Budget: 50 * time.Millisecond,
+	}, c.RateLimit)
+	require.Empty(t, c.TrustedProxies, "nobody is believed about others")
 	require.NotEmpty(t, c.ReplicaID)
 	require.False(t, c.AllowStrategyOverride)
 }
@@ -51,11 +58,19 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		"RECONCILE_FLUSH_AGE":   "9ms",
 		"RECONCILE_FLUSH_SIZE":  "0",
 		"RECONCILE_COUNT_EVERY": "-1s",
+		"RATELIMIT_LIMIT":       "0",
+		"RATELIMIT_WINDOW":      "90500ms",
+		"RATELIMIT_RUNS_LIMIT":  "10001",
+		"RATELIMIT_RUNS_WINDOW": "25h",
+		"RATELIMIT_STRATEGY":    "magic",
+		"RATELIMIT_FALLBACK":    "hope",
+		"RATELIMIT_BUDGET":      "0",
+		"TRUSTED_PROXIES":       "10.0.0.0/8,10.0.0.1",
 		"TOKEN_SECRET":          "31 bytes are one byte too few..",
 	}))
 	require.Error(t, err)
 	for _, line := range []string{
-		"15 fault(s)",
+		"23 fault(s)",
 		"- DATABASE_URL is required and not set\n",
 		`- DATABASE_MAX_CONNS is "none": `,
 		"- REDIS_URL is not an address of Redis: ",
@@ -70,10 +85,29 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		"- RECONCILE_FLUSH_AGE must be at least 10ms\n",
 		"- RECONCILE_FLUSH_SIZE must be at least 1\n",
 		"- RECONCILE_COUNT_EVERY must be 0, which is never, or at least 1s",
+		"- RATELIMIT_LIMIT must be from 1 to 10000\n",
+		"- RATELIMIT_WINDOW must be whole seconds, at least 1s and at most 24h\n",
+		"- RATELIMIT_RUNS_LIMIT must be from 0 to 10000\n",
+		"- RATELIMIT_RUNS_WINDOW must be whole seconds, at least 1s and at most 24h\n",
+		`- RATELIMIT_STRATEGY is "magic": there is no strategy "magic", only fixed_window, exact` + "\n",
+		`- RATELIMIT_FALLBACK is "hope": there is no fallback "hope", only local, open, closed` + "\n",
+		"- RATELIMIT_BUDGET must be at least 1ms\n",
+		`- TRUSTED_PROXIES is "10.0.0.0/8,10.0.0.1": `,
 		"- TOKEN_SECRET has 31 bytes and must have at least 32",
 	} {
 		require.ErrorContains(t, err, line)
 	}
+}
+
+func TestTrustedProxiesAreNetworks(t *testing.T) {
+	t.Parallel()
+	c, err := loadConfig(environment(map[string]string{
+		"DATABASE_URL": "postgres://127.0.0.1/nervous", "REDIS_URL": "redis://127.0.0.1:6379", "TOKEN_SECRET": tokenSecret,
+		"TRUSTED_PROXIES": "10.0.0.0/8,fd00::/8",
+	}))
+	require.NoError(t, err)
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+		c.TrustedProxies)
 }
 
 func TestThePublishedSecretIsForDemosOnly(t *testing.T) {

@@ -73,6 +73,7 @@ func (s *service) serve(ctx context.Context, listener net.Listener, c config) er
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { return s.trending.Run(background) })
 	group.Go(func() error { return s.reconcile.Run(background) })
+	group.Go(func() error { return s.limiter.Run(background) })
 	group.Go(func() error {
 		<-ctx.Done()
 		defer stopBackground()

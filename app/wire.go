@@ -18,7 +18,9 @@ import (
 	"nervous/app/cache"
 	"nervous/app/identity"
 	"nervous/app/migrations"
+	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
+	"nervous/app/roundtrips"
 	"nervous/app/telemetry"
 	"nervous/app/trending"
 )
@@ -28,6 +30,7 @@ type service struct {
 	handler   http.Handler
 	trending  *trending.Trending
 	reconcile *reconcile.Reconciler
+	limiter   *ratelimit.Limiter
 	draining  atomic.Bool
 	pool      *pgxpool.Pool
 	rdb       *redis.Client
@@ -63,11 +66,24 @@ func build(ctx context.Context, c config) (*service, error) {
 
 	s.reconcile = reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.ReplicaID))
 
+	// Who may call how often.
+	s.limiter = ratelimit.New(rdb, ratelimit.Options{
+		Replica: c.ReplicaID,
+		Budget:  c.RateLimit.Budget,
+		Detach: func(ctx context.Context) context.Context {
+			return roundtrips.With(ctx, roundtrips.New("heartbeat ratelimit"))
+		},
+	})
+
 	// The surface.
 	s.handler = api.New(api.Dependencies{
 		Trending:              s.trending,
 		Reconcile:             s.reconcile,
+		Limiter:               s.limiter,
+		Overall:               c.RateLimit.policy("overall", c.RateLimit.Limit, c.RateLimit.Window),
+		Runs:                  c.RateLimit.policy("runs", c.RateLimit.RunsLimit, c.RateLimit.RunsWindow),
 		Tokens:                identity.New(c.Tokens.Secret),
+		TrustedProxies:        c.TrustedProxies,
 		DefaultStrategy:       c.Trending.Strategy,
 		ReconcileStrategy:     c.Reconcile.Strategy,
 		AllowStrategyOverride: c.AllowStrategyOverride,
@@ -87,6 +103,10 @@ func reconcileOptions(c reconcileConfig, replica string) reconcile.Options {
 		ByItself:   c.Strategy,
 		CountEvery: c.CountEvery,
 	}
+}
+
+func (c rateLimitConfig) policy(name string, limit int64, window time.Duration) ratelimit.Policy {
+	return ratelimit.Policy{Name: name, Limit: limit, Window: window, Strategy: c.Strategy, Fallback: c.Fallback}
 }
 
 // ready says whether requests are welcome. Redis is not asked for: without it the replica is slower, not useless.
@@ -142,9 +162,9 @@ func openRedis(r redisStore) (*redis.Client, error) {
 	}
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = r.Timeout, r.Timeout, r.Timeout
 	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
-		return errors.Join(cache.LoadScripts(ctx, conn), buffer.LoadScripts(ctx, conn))
+		return errors.Join(cache.LoadScripts(ctx, conn), buffer.LoadScripts(ctx, conn), ratelimit.LoadScripts(ctx, conn))
 	}
-	for _, scripts := range []map[string]*redis.Script{cache.Scripts(), buffer.Scripts()} {
+	for _, scripts := range []map[string]*redis.Script{cache.Scripts(), buffer.Scripts(), ratelimit.Scripts()} {
 		for name, script := range scripts {
 			telemetry.RedisScript(name, script)
 		}
