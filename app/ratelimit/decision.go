@@ -53,6 +53,9 @@ func (d Decision) Wait() time.Duration { return d.deciding().Wait }
 
 // deciding is the verdict that matters: the longest wait, or else the least that remains.
 func (d Decision) deciding() Verdict {
+	if len(d.Verdicts) == 0 {
+		return Verdict{} // no policy was asked
+	}
 	return slices.MaxFunc(d.Verdicts, func(a, b Verdict) int {
 		return cmp.Or(cmp.Compare(a.Wait, b.Wait), cmp.Compare(b.Remaining, a.Remaining))
 	})
