@@ -17,6 +17,7 @@ var allowed = map[string]struct {
 }{
 	"cache":      {nil, "a mechanism: it knows go-redis and the OpenTelemetry API, and nothing of this service"},
 	"buffer":     {nil, "a mechanism: it knows go-redis, pgx and the OpenTelemetry API, and nothing of this service"},
+	"ratelimit":  {nil, "a mechanism: it knows go-redis and the OpenTelemetry API, and nothing of this service"},
 	"identity":   {nil, "who calls is known from the token alone, whatever else is down"},
 	"roundtrips": {nil, "a word that everybody may use must not depend on anybody"},
 	"migrations": {nil, "the schema is SQL, whoever asks for it"},
@@ -25,7 +26,7 @@ var allowed = map[string]struct {
 	"reconcile":  {[]string{"buffer", "roundtrips"}, "the feature shows how to use the mechanism"},
 	"telemetry":  {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
 	"api": {
-		[]string{"cache", "identity", "reconcile", "roundtrips", "trending"},
+		[]string{"cache", "identity", "ratelimit", "reconcile", "roundtrips", "trending"},
 		"it turns features and their accounts into HTTP",
 	},
 	"servicetest": {[]string{"migrations"}, "a test's database has the schema; for tests and deploy/local only"},
@@ -33,7 +34,10 @@ var allowed = map[string]struct {
 		[]string{"servicetest"}, "a process that a test may kill must not outlive it; for tests only",
 	},
 	"": {
-		[]string{"api", "buffer", "cache", "identity", "migrations", "reconcile", "seed", "telemetry", "trending"},
+		[]string{
+			"api", "buffer", "cache", "identity", "migrations", "ratelimit", "reconcile", "roundtrips", "seed", "telemetry",
+			"trending",
+		},
 		"main wires everything, and alone knows everybody",
 	},
 }
