@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -32,7 +33,8 @@ func deploy(t *testing.T, databaseURL string, variables map[string]string) deplo
 	server := servicetest.Redis(t)
 	all := map[string]string{
 		"DATABASE_URL": databaseURL, "REDIS_URL": server.URL(), "REPLICA_ID": "test-1", "TOKEN_SECRET": tokenSecret,
-		"REDIS_TIMEOUT": "5s", // a machine that is busy with other tests is no fault of Redis's
+		// A machine that is busy with other tests is no fault of Redis's.
+		"REDIS_TIMEOUT": "5s", "RATELIMIT_BUDGET": "5s",
 	}
 	for k, v := range variables {
 		all[k] = v
@@ -72,6 +74,11 @@ func ask(t *testing.T, method, url string) reply {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), method, url, nil)
 	require.NoError(t, err)
+	return send(t, request)
+}
+
+func send(t *testing.T, request *http.Request) reply {
+	t.Helper()
 	answer, err := http.DefaultClient.Do(request)
 	require.NoError(t, err)
 	defer answer.Body.Close()
@@ -96,7 +103,8 @@ func tenPosts(t *testing.T) (databaseURL string) {
 	return databaseURL
 }
 
-var demo = map[string]string{"ALLOW_STRATEGY_OVERRIDE": "true"}
+// A test that waits for something asks often.
+var demo = map[string]string{"ALLOW_STRATEGY_OVERRIDE": "true", "RATELIMIT_LIMIT": "10000"}
 
 var cost = regexp.MustCompile(`^cache;desc="(\w+)";dur=[\d.]+, ` +
 	`redis;desc="(\d+) round-trips";dur=[\d.]+, db;desc="(\d+) round-trips";dur=[\d.]+$`)
@@ -107,13 +115,14 @@ func TestEveryAnswerSaysWhatItCost(t *testing.T) {
 	for _, step := range []struct {
 		strategy, result, redis, postgres, cacheStatus string
 	}{
-		{"n_plus_one", "bypass", "0", "11", "nervous; fwd=bypass"},
-		{"preload", "bypass", "0", "2", "nervous; fwd=bypass"},
-		{"ttl", "miss", "2", "2", "nervous; fwd=miss; stored; ttl="},
-		{"ttl", "hit", "1", "0", "nervous; hit; ttl="},
-		// GET, LEASE, COMMIT.
-		{"lease", "miss", "3", "2", "nervous; fwd=miss; stored; ttl="},
-		{"lease", "hit", "1", "0", "nervous; hit; ttl="},
+		// The rate limit's check.
+		{"n_plus_one", "bypass", "1", "11", "nervous; fwd=bypass"},
+		{"preload", "bypass", "1", "2", "nervous; fwd=bypass"},
+		{"ttl", "miss", "3", "2", "nervous; fwd=miss; stored; ttl="},
+		{"ttl", "hit", "2", "0", "nervous; hit; ttl="},
+		// It, GET, LEASE, COMMIT.
+		{"lease", "miss", "4", "2", "nervous; fwd=miss; stored; ttl="},
+		{"lease", "hit", "2", "0", "nervous; hit; ttl="},
 	} {
 		got := ask(t, http.MethodGet, d.url+"/posts/trending?strategy="+step.strategy)
 		require.Equal(t, http.StatusOK, got.status, "%s", got.body)
@@ -180,11 +189,38 @@ func TestARunInAReplica(t *testing.T) {
 	event := ask(t, http.MethodPost, d.url+"/payments/1/settled")
 	require.Equal(t, http.StatusAccepted, event.status)
 	require.JSONEq(t, `{"payment":1,"path":"buffered"}`, string(event.body))
-	require.Regexp(t, `redis;desc="1 round-trips";dur=[\d.]+, db;desc="0 round-trips"`, event.header.Get("Server-Timing"))
+	// The rate limit's check, and the event.
+	require.Regexp(t, `redis;desc="2 round-trips";dur=[\d.]+, db;desc="0 round-trips"`, event.header.Get("Server-Timing"))
 	const marked = `{"pending":99,"reconciled":1,"pending_that_agree":96,"reconciled_that_disagree":0}`
 	require.Eventually(t, func() bool {
 		return string(bytes.TrimSpace(ask(t, http.MethodGet, d.url+"/payments").body)) == marked
 	}, 20*time.Second, 5*time.Millisecond)
+}
+
+// The limit is the configured one, and counts whom the proxy names.
+func TestTheLimitOfAReplica(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, tenPosts(t), map[string]string{
+		"RATELIMIT_LIMIT": "2", "RATELIMIT_WINDOW": "1h", "TRUSTED_PROXIES": "127.0.0.0/8",
+	})
+	from := func(address string) reply {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.url+"/posts/trending", nil)
+		require.NoError(t, err)
+		request.Header.Set("X-Forwarded-For", address)
+		return send(t, request)
+	}
+	for left := 1; left >= 0; left-- {
+		got := from("192.0.2.1")
+		require.Equal(t, http.StatusOK, got.status, "%s", got.body)
+		require.Equal(t, `"overall";q=2;w=3600`, got.header.Get("RateLimit-Policy"))
+		require.Regexp(t, fmt.Sprintf(`^"overall";r=%d;t=3[56]\d\d$`, left), got.header.Get("RateLimit"))
+	}
+	denied := from("192.0.2.1")
+	require.Equal(t, http.StatusTooManyRequests, denied.status)
+	require.Regexp(t, `^3[56]\d\d$`, denied.header.Get("Retry-After"))
+	require.Contains(t, denied.header.Get("Server-Timing"), `db;desc="0 round-trips"`)
+	require.Equal(t, http.StatusOK, from("192.0.2.2").status, "somebody else")
+	require.Equal(t, http.StatusOK, ask(t, http.MethodGet, d.url+"/readyz").status, "a probe is nobody")
 }
 
 func TestErrorsAreProblems(t *testing.T) {

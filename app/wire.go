@@ -105,8 +105,8 @@ func reconcileOptions(c reconcileConfig, replica string) reconcile.Options {
 	}
 }
 
-func (c rateLimitConfig) policy(name string, limit int64, window time.Duration) ratelimit.Policy {
-	return ratelimit.Policy{Name: name, Limit: limit, Window: window, Strategy: c.Strategy, Fallback: c.Fallback}
+func (r *rateLimitConfig) policy(name string, limit int64, window time.Duration) ratelimit.Policy {
+	return ratelimit.Policy{Name: name, Limit: limit, Window: window, Strategy: r.Strategy, Fallback: r.Fallback}
 }
 
 // ready says whether requests are welcome. Redis is not asked for: without it the replica is slower, not useless.
