@@ -18,8 +18,8 @@ const fills = new Counter('fills');
 const renewals = new Counter('renewals');
 const phaseRunning = new Gauge('phase_running');
 
-// The labels that somebody reads. Each further one is paid for with every sample, on the cores of the service. The group
-// is always empty, and without it k6 does not say which check failed.
+// The labels that somebody reads. Each further one is paid for with every sample, on the cores of the service. The
+// group is always empty, and without it k6 does not say which check failed.
 export const SYSTEM_TAGS = [
   'scenario', 'name', 'method', 'status', 'expected_response', 'error_code', 'check', 'group',
 ];
