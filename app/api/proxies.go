@@ -8,8 +8,8 @@ import (
 )
 
 // addressBehind finds the address that a request comes from: who connects, or, where that is a proxy of ours, whom
-// X-Forwarded-For names. That header is read from its end, where our proxies add to it, and only as far as they go; what
-// stands before was written by the caller. Other headers (X-Real-IP, Forwarded) are not believed at all.
+// X-Forwarded-For names. That header is read from its end, where our proxies add to it, and only as far as they go;
+// what stands before that, the caller may have written. X-Real-IP and Forwarded are not believed at all.
 //
 // What a proxy of ours adds must be a bare address: with a port behind it the proxy itself counts as the caller, and
 // all who come through it share one limit.

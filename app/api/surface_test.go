@@ -26,7 +26,9 @@ import (
 
 // surface is the whole HTTP surface over real stores. Nobody works on runs until work is called.
 type surface struct {
+	handler    http.Handler
 	url        string
+	demo       bool
 	tokens     identity.Tokens
 	pool       *pgxpool.Pool
 	redis      *servicetest.RedisServer
@@ -35,7 +37,7 @@ type surface struct {
 
 // newSurface has ten payments: one a cent short, one in another currency, one without a settlement. Its limit is more
 // than any test asks for, unless a change says otherwise.
-func newSurface(t *testing.T, demo bool, changes ...func(*api.Dependencies)) surface {
+func newSurface(t testing.TB, demo bool, changes ...func(*api.Dependencies, redis.UniversalClient)) surface {
 	t.Helper()
 	server := servicetest.Redis(t)
 	config, err := pgxpool.ParseConfig(servicetest.Postgres(t))
@@ -54,11 +56,14 @@ func newSurface(t *testing.T, demo bool, changes ...func(*api.Dependencies)) sur
 		_, err := pool.Exec(t.Context(), sql)
 		require.NoError(t, err)
 	}
-	rdb := redis.NewClient(server.Options())
+	options := server.Options()
+	options.OnConnect = ratelimit.LoadScripts
+	rdb := redis.NewClient(options)
 	t.Cleanup(func() { _ = rdb.Close() })
 	require.NoError(t, telemetry.Redis(rdb))
+	require.NoError(t, rdb.Ping(t.Context()).Err()) // to connect is no part of any request
 	s := surface{
-		tokens: identity.New("a secret of the tests, long enough"), pool: pool, redis: server,
+		demo: demo, tokens: identity.New("a secret of the tests, long enough"), pool: pool, redis: server,
 		reconciler: reconcile.New(pool, rdb, reconcile.Options{
 			Replica: "test-1", FlushAge: 20 * time.Millisecond, DirectWait: 200 * time.Millisecond,
 		}),
@@ -72,9 +77,10 @@ func newSurface(t *testing.T, demo bool, changes ...func(*api.Dependencies)) sur
 		RequestTimeout: 5 * time.Second,
 	}
 	for _, change := range changes {
-		change(&d)
+		change(&d, rdb)
 	}
-	h := httptest.NewServer(api.New(d))
+	s.handler = api.New(d)
+	h := httptest.NewServer(s.handler)
 	t.Cleanup(h.Close)
 	s.url = h.URL
 	return s
@@ -93,18 +99,31 @@ type answer struct {
 }
 
 // ask asks as somebody who may reconcile, unless scope says otherwise.
-func (s surface) ask(t *testing.T, method, path, body string, scope ...string) answer {
+func (s surface) ask(t testing.TB, method, path, body string, scope ...string) answer {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
-	require.NoError(t, err)
 	if scope == nil {
 		scope = []string{"reconcile"}
 	}
+	header := http.Header{}
 	if scope[0] != "" {
-		token, err := s.tokens.Mint(identity.Caller{User: "42", Scopes: scope}, time.Hour)
-		require.NoError(t, err)
-		request.Header.Set("Authorization", "Bearer "+token)
+		header.Set("Authorization", s.bearer(t, "42", scope...))
 	}
+	return s.send(t, method, path, body, header)
+}
+
+// bearer is what the user shows.
+func (s surface) bearer(t testing.TB, user string, scope ...string) string {
+	t.Helper()
+	token, err := s.tokens.Mint(identity.Caller{User: user, Scopes: scope}, time.Hour)
+	require.NoError(t, err)
+	return "Bearer " + token
+}
+
+func (s surface) send(t testing.TB, method, path, body string, header http.Header) answer {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
+	require.NoError(t, err)
+	request.Header = header
 	got, err := http.DefaultClient.Do(request)
 	require.NoError(t, err)
 	defer got.Body.Close()
@@ -113,7 +132,7 @@ func (s surface) ask(t *testing.T, method, path, body string, scope ...string) a
 	return answer{got, read}
 }
 
-func (a answer) decode(t *testing.T, into any) {
+func (a answer) decode(t testing.TB, into any) {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(a.body))
 	decoder.DisallowUnknownFields()
