@@ -73,11 +73,12 @@ func (a answer) limits(t *testing.T) map[string]spent {
 	return all
 }
 
-func (a answer) remaining(t *testing.T, policy string) int64 {
+// remaining is what is left overall.
+func (a answer) remaining(t *testing.T) int64 {
 	t.Helper()
 	limits := a.limits(t)
-	require.Contains(t, limits, policy)
-	return limits[policy].remaining
+	require.Contains(t, limits, "overall")
+	return limits["overall"].remaining
 }
 
 // denied insists on an answer that is as a denial by these policies has to be.
@@ -117,7 +118,7 @@ func TestADeniedRequestReachesNothing(t *testing.T) {
 	for left := int64(1); left >= 0; left-- {
 		got := s.ask(t, http.MethodGet, "/payments", "")
 		require.Equal(t, http.StatusOK, got.StatusCode, "%s", got.body)
-		require.Equal(t, left, got.remaining(t, "overall"))
+		require.Equal(t, left, got.remaining(t))
 		redis, postgres := got.cost(t)
 		require.Equal(t, "1", redis)
 		require.NotEqual(t, "0", postgres)
@@ -175,7 +176,7 @@ func TestWhatIsNoRouteIsLimitedToo(t *testing.T) {
 	} {
 		got := s.send(t, c.method, c.path, "", nil)
 		require.Equal(t, c.status, got.StatusCode)
-		require.Equal(t, int64(3-i), got.remaining(t, "overall"))
+		require.Equal(t, int64(3-i), got.remaining(t))
 	}
 	s.get(t, "/nowhere", nil).denied(t, "overall")
 	s.send(t, http.MethodPost, "/posts/trending", "", nil).denied(t, "overall")
@@ -205,9 +206,9 @@ func TestRefusedTokensCountForTheAddress(t *testing.T) {
 		require.Equal(t, http.StatusUnauthorized, got.StatusCode, c)
 		require.Equal(t, `Bearer error="invalid_token"`, got.Header.Get("WWW-Authenticate"))
 		require.Contains(t, string(got.body), c.detail)
-		require.Equal(t, int64(5-i), got.remaining(t, "overall"), "one more that this address has spent")
+		require.Equal(t, int64(5-i), got.remaining(t), "one more that this address has spent")
 	}
-	require.Zero(t, s.get(t, "/", from("203.0.113.7")).remaining(t, "overall"), "no token counts for the address as well")
+	require.Zero(t, s.get(t, "/", from("203.0.113.7")).remaining(t), "no token counts for the address as well")
 
 	for _, authorization := range []string{"", "Bearer of good news", "Basic NDI6cGFzc3dvcmQ="} {
 		header := from("203.0.113.7")
@@ -216,7 +217,7 @@ func TestRefusedTokensCountForTheAddress(t *testing.T) {
 	}
 	header := from("203.0.113.7")
 	header.Set("Authorization", good)
-	require.Equal(t, int64(5), s.get(t, "/", header).remaining(t, "overall"), "who shows his token is not his neighbours")
+	require.Equal(t, int64(5), s.get(t, "/", header).remaining(t), "who shows his token is not his neighbours")
 }
 
 func TestEveryCallerHasLimitsOfHisOwn(t *testing.T) {
@@ -226,7 +227,7 @@ func TestEveryCallerHasLimitsOfHisOwn(t *testing.T) {
 		s.as(t, "42"), s.as(t, "43"), s.as(t, "address:203.0.113.7"), s.as(t, "{42}"), s.as(t, "user:42"),
 		from("203.0.113.7"), from("203.0.113.8"), from("2001:db8::1"), from("2001:db8:0:1::1"),
 	} {
-		require.Zero(t, s.get(t, "/", who).remaining(t, "overall"))
+		require.Zero(t, s.get(t, "/", who).remaining(t))
 		s.get(t, "/", who).denied(t, "overall")
 	}
 	for _, same := range []string{
@@ -266,7 +267,7 @@ func TestRunsHaveALimitOfTheirOwn(t *testing.T) {
 	for _, redis := range []string{"1", "0"} {
 		got := start()
 		got.denied(t, "runs")
-		require.Equal(t, int64(3), got.remaining(t, "overall"))
+		require.Equal(t, int64(3), got.remaining(t))
 		cost, _ := got.cost(t)
 		require.Equal(t, redis, cost)
 	}
@@ -311,7 +312,7 @@ func TestTheStrategyIsTheDemosToChoose(t *testing.T) {
 	} {
 		got := strict.get(t, "/", by(c.strategy))
 		require.Equal(t, c.status, got.StatusCode, c.strategy)
-		require.Equal(t, int64(6-i), got.remaining(t, "overall"), "it is counted, as configured")
+		require.Equal(t, int64(6-i), got.remaining(t), "it is counted, as configured")
 		if c.status != http.StatusOK {
 			var p problem
 			got.decode(t, &p)
@@ -326,7 +327,7 @@ func TestTheStrategyIsTheDemosToChoose(t *testing.T) {
 
 	demo := newSurface(t, true, limited(1, 1))
 	for _, strategy := range []string{"exact", "fixed_window"} {
-		require.Zero(t, demo.get(t, "/", by(strategy)).remaining(t, "overall"))
+		require.Zero(t, demo.get(t, "/", by(strategy)).remaining(t))
 		demo.get(t, "/", by(strategy)).denied(t, "overall")
 	}
 	free := demo.get(t, "/", by("off"))
@@ -342,7 +343,7 @@ func TestTheStrategyIsTheDemosToChoose(t *testing.T) {
 	}
 	require.Len(t, run().limits(t), 2)
 	run().denied(t, "overall", "runs")
-	require.Equal(t, int64(0), demo.get(t, "/", demo.as(t, "42")).remaining(t, "overall"), "each strategy counts by itself")
+	require.Zero(t, demo.get(t, "/", demo.as(t, "42")).remaining(t), "each strategy counts by itself")
 }
 
 func TestAResetIsForTheDemoAndForWhoAsks(t *testing.T) {
@@ -386,7 +387,7 @@ func TestWhileRedisHangsItsLimitIsKeptHere(t *testing.T) {
 	for range 10 {
 		require.Equal(t, http.StatusOK, s.get(t, "/", nil).StatusCode)
 	}
-	counted := s.get(t, "/", nil).remaining(t, "overall")
+	counted := s.get(t, "/", nil).remaining(t)
 	require.LessOrEqual(t, counted, int64(989))
 
 	require.NoError(t, s.redis.Pause())
@@ -394,12 +395,12 @@ func TestWhileRedisHangsItsLimitIsKeptHere(t *testing.T) {
 		began := time.Now()
 		got := s.get(t, "/", nil)
 		require.Equal(t, http.StatusOK, got.StatusCode)
-		require.Equal(t, left, got.remaining(t, "overall"), "it is counted here, from nothing")
+		require.Equal(t, left, got.remaining(t), "it is counted here, from nothing")
 		require.Less(t, time.Since(began), 3*time.Second, "Redis would have taken until it goes on")
 	}
 	require.NoError(t, s.redis.Resume())
 	require.Eventually(t, func() bool {
-		return s.get(t, "/", nil).remaining(t, "overall") < counted
+		return s.get(t, "/", nil).remaining(t) < counted
 	}, 20*time.Second, 50*time.Millisecond, "Redis counts again, from where it was")
 }
 
@@ -414,7 +415,7 @@ func TestWithoutRedisEachPolicyFallsBackAsConfigured(t *testing.T) {
 	}
 	local := falling(ratelimit.Local, ratelimit.Local)
 	for left := int64(2); left >= 0; left-- {
-		require.Equal(t, left, local.get(t, "/", nil).remaining(t, "overall"))
+		require.Equal(t, left, local.get(t, "/", nil).remaining(t))
 	}
 	local.get(t, "/", nil).denied(t, "overall")
 
@@ -437,7 +438,7 @@ func TestWithoutRedisEachPolicyFallsBackAsConfigured(t *testing.T) {
 	}
 	free := closed.ask(t, http.MethodGet, "/", "")
 	require.Equal(t, http.StatusOK, free.StatusCode, "what is not closed goes on")
-	require.Equal(t, int64(2), free.remaining(t, "overall"), "what was refused has spent nothing")
+	require.Equal(t, int64(2), free.remaining(t), "what was refused has spent nothing")
 	require.Equal(t, http.StatusOK, closed.get(t, "/healthz", nil).StatusCode)
 
 	require.NoError(t, closed.redis.Restart(t.Context()))
