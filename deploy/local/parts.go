@@ -109,6 +109,8 @@ func (d *deployment) replica(i int) part {
 			"ALLOW_STRATEGY_OVERRIDE=true", "TOKEN_SECRET=" + tokenSecret,
 			// The front door says for whom it asks. Without this all who have no token would share its limit.
 			"TRUSTED_PROXIES=127.0.0.0/8,::1/128",
+			// Everything shares these cores: a Redis that is only busy must not pass for one that is down.
+			"RATELIMIT_BUDGET=250ms",
 			// A run by the clock would do the load script's work; and this table is small enough to be counted all the time.
 			"RECONCILE_EVERY=0", "RECONCILE_COUNT_EVERY=5s",
 			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + d.receiver.url() + "/v1/traces",
