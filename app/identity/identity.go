@@ -1,5 +1,5 @@
-// Package identity says who is calling: it mints bearer tokens and verifies them, and tells callers without one apart by
-// their addresses.
+// Package identity says who is calling: it mints bearer tokens and verifies them, and tells callers without one apart
+// by their addresses.
 //
 // A token is a JWT signed by HMAC-SHA256 (HS256) with one secret that all replicas share. Its claims are sub (the
 // user), exp (until when) and scope (what the user may do beyond calling, separated by spaces). Verifying asks nobody:
@@ -19,8 +19,8 @@
 // be short and travel encrypted. Clocks are trusted to the second: on a replica whose clock is ten seconds ahead every
 // token ends ten seconds early.
 //
-// Whoever has addresses in many networks is many hosts, and an office behind one address is one. Which address a request
-// comes from is not found out here.
+// Whoever has addresses in many networks is many hosts, and an office behind one address is one. Which address a
+// request comes from is not found out here.
 //
 // To lift it, copy this folder: it needs golang-jwt.
 package identity
