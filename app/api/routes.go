@@ -88,7 +88,7 @@ func New(d Dependencies) http.Handler {
 			// Left to itself it makes a bare 503 of any error that a deadline had a part in.
 			ErrorHandler: func(err error, _ echo.Context) error { return err },
 		}),
-		// Who asks is known before the limit, which is his, and asking nobody.
+		// Before the limit, because that is one for each caller. It asks no store, and refuses nobody.
 		identify(d.Tokens),
 		// Last, because it calls a store: it is accounted for and bounded in time. And before every handler and whatever
 		// stands on a route, for what is not to be done must not be begun. It is around 404 and 405 as well.
@@ -100,7 +100,7 @@ func New(d Dependencies) http.Handler {
 	// A probe that is denied would take a healthy replica away from everybody.
 	limits.exempt(e.GET("/healthz", alive), e.GET("/readyz", ready(d.Ready)))
 	if d.AllowStrategyOverride {
-		// Who has nothing left could not ask for more.
+		// Whoever has nothing left could not ask for it.
 		limits.exempt(e.DELETE("/ratelimit", limits.reset))
 	}
 
