@@ -56,11 +56,15 @@ func (s spent) at(now int64, p Policy) spent {
 		}
 		return s
 	}
-	var log []int64
-	for _, t := range s.log {
-		if t -= max(0, s.log[0]-now); t > now-p.Window.Microseconds() {
-			log = append(log, t)
+	log := s.log
+	if len(log) > 0 && log[0] > now {
+		log = make([]int64, len(s.log))
+		for i, t := range s.log {
+			log[i] = t - s.log[0] + now
 		}
+	}
+	for len(log) > 0 && log[len(log)-1] <= now-p.Window.Microseconds() {
+		log = log[:len(log)-1]
 	}
 	return spent{log: log}
 }

@@ -9,7 +9,8 @@ import (
 // fallback decides while Redis cannot be asked, each policy by its own Fallback.
 type fallback struct {
 	mu sync.Mutex
-	// spent is what callers have spent here. The one who has been silent for longest gives way to a new one.
+	// spent is what callers have spent by way of this process. The one who has been silent for longest gives way to a new
+	// one.
 	spent *simplelru.LRU[spender, spent]
 }
 
@@ -64,6 +65,18 @@ func (f *fallback) decide(now, replicas int64, q question) Decision {
 		}
 	}
 	return d
+}
+
+// admitted notes what Redis has admitted here, so that an outage, if only of one answer that was late, goes on from
+// there and not from nothing.
+func (f *fallback) admitted(now int64, q question) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range q.policies {
+		if p.Fallback == Local {
+			f.spent.Add(spender{q.caller, p.Name, p.Strategy}, f.of(q.caller, p).at(now, p).and(q.cost, now, p))
+		}
+	}
 }
 
 func (f *fallback) of(caller string, p Policy) spent {

@@ -10,9 +10,10 @@
 // # How it fails
 //
 // A Redis that does not answer within the budget is not waited for: each policy's Fallback decides in this process,
-// which every such decision says (Degraded) and is counted. Redis is tried again by itself. Around an outage a caller
-// may spend up to twice the limit in a window: what Redis had counted is not known here, and what was counted here is
-// not told to Redis.
+// which every such decision says (Degraded) and is counted. Redis is tried again by itself. Where a replica admits its
+// share of the limit, it goes on from what it has admitted itself; but what others have, only Redis knew, and what is
+// admitted meanwhile Redis is not told. So around an outage a caller may spend up to twice the limit in a window, if it
+// turns from one replica to others.
 //
 // What Redis forgets (an eviction, a FLUSHALL, a failover to a replica that is behind) can be spent again: up to N
 // units more. So can a clock that is set forward cost. One that is set back costs no caller more than one window of
@@ -116,7 +117,7 @@ func (l *Limiter) decide(ctx context.Context, q question) (Decision, error) {
 	return l.fallback.decide(l.now().UnixMicro(), l.replicas.Load(), q), nil
 }
 
-// ask has Redis decide, and remembers what it denies.
+// ask has Redis decide, and remembers what it says.
 func (l *Limiter) ask(ctx context.Context, q question) (d Decision, err error) {
 	epoch, asked := l.denials.current(), l.now()
 	err = l.breaker.do(ctx, func() error {
@@ -125,10 +126,15 @@ func (l *Limiter) ask(ctx context.Context, q question) (d Decision, err error) {
 		d, err = l.runCheck(bounded, q)
 		return err
 	})
-	if err == nil && !d.Allowed {
+	switch {
+	case err != nil:
+		return Decision{}, err
+	case d.Allowed:
+		l.fallback.admitted(l.now().UnixMicro(), q)
+	default:
 		l.denials.remember(q, d, asked, l.now(), epoch)
 	}
-	return d, err
+	return d, nil
 }
 
 // Reset forgets what the caller has spent of the policies, by any strategy, and that it was denied, on all replicas
