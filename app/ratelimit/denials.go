@@ -9,7 +9,8 @@ import (
 )
 
 // denials remembers what Redis has denied for as long as it surely still would: nothing but time makes room, and a
-// Reset. So a caller who goes on and on costs no round-trip.
+// Reset. So a caller who goes on and on costs no round-trip. What the other policies had left is remembered as it was
+// then, and may have been spent since.
 type denials struct {
 	mu    sync.Mutex
 	known *simplelru.LRU[denialKey, *denial]

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -44,7 +45,11 @@ func (f *fallback) decide(now, replicas int64, q question) Decision {
 			local = append(local, p)
 		}
 	}
-	verdicts, after := decide(now, q.cost, local, before)
+	cost := q.cost
+	if slices.ContainsFunc(q.policies, func(p Policy) bool { return p.Fallback == Closed }) {
+		cost = 0 // it will be denied, and so spends nothing
+	}
+	verdicts, after := decide(now, cost, local, before)
 	for _, p := range q.policies {
 		v := Verdict{Policy: p}
 		switch p.Fallback {
