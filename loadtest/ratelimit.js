@@ -13,8 +13,8 @@
 // `crowd` is many users at once, each of whom spends the last of his limit. The three have different users and, but for
 // the few requests that `boundary` sends in the middle of its minute, take turns.
 //
-// It needs a deployment with ALLOW_STRATEGY_OVERRIDE=true and the default limit. It waits for the end of a minute, and
-// takes 70 s from there.
+// It needs a deployment with ALLOW_STRATEGY_OVERRIDE=true, the default limit, and a Redis that answers every check within
+// RATELIMIT_BUDGET: what is decided without it comes on top. It waits for the end of a minute, and takes 70 s from there.
 
 import { sleep } from 'k6';
 import exec from 'k6/execution';
