@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
 	"nervous/app/trending"
 )
@@ -77,6 +78,8 @@ var colours = map[string]string{
 	string(trending.Lease):            "green",
 	string(reconcile.Buffered):        "green",
 	string(reconcile.SingleStatement): "blue",
+	string(ratelimit.FixedWindow):     "red",
+	string(ratelimit.Exact):           "green",
 }
 
 func load(t *testing.T) []dashboard {
@@ -175,7 +178,7 @@ func (a area) overlaps(b area) bool {
 
 func TestStrategiesKeepTheirColours(t *testing.T) {
 	t.Parallel()
-	features := [][]string{names(trending.Strategies()), names(reconcile.Strategies())}
+	features := [][]string{names(trending.Strategies()), names(reconcile.Strategies()), names(ratelimit.Strategies())}
 	for _, strategies := range features {
 		for _, s := range strategies {
 			require.Contains(t, colours, s)

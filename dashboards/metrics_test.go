@@ -2,6 +2,7 @@ package dashboards_test
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"nervous/app/api"
 	"nervous/app/buffer"
 	"nervous/app/cache"
+	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
 	"nervous/app/telemetry"
 )
@@ -57,6 +59,14 @@ var (
 		{reconcile.MetricTakeovers, "{job}", counter},
 		{reconcile.MetricEvents, "{event}", counter},
 		{reconcile.MetricPayments, "{payment}", gauge},
+		{ratelimit.MetricDecisions, "{decision}", counter},
+		{ratelimit.MetricCheckDuration, "s", histogram},
+		{ratelimit.MetricLimit, "{unit}", gauge},
+		{ratelimit.MetricCallerSpent, "{unit}", gauge},
+		{ratelimit.MetricCallersLimited, "{caller}", gauge},
+		{ratelimit.MetricCallerDenials, "{denial}", gauge},
+		{ratelimit.MetricReplicas, "{replica}", gauge},
+		{ratelimit.MetricBreaker, "{state}", gauge},
 		{api.MetricRoundTrips, "{round_trip}", histogram},
 		{telemetry.StoreRoundTrips, "{round_trip}", counter},
 		{telemetry.TelemetrySpans, "{span}", counter},
@@ -144,16 +154,18 @@ var declaration = regexp.MustCompile(`new (Counter|Gauge|Rate|Trend)\('(\w+)'(, 
 
 func scriptMetrics(t *testing.T) []string {
 	t.Helper()
-	source, err := os.ReadFile("../loadtest/lib/measure.js")
-	require.NoError(t, err)
 	kinds := map[string]kind{"Counter": counter, "Rate": counter, "Gauge": gauge, "Trend": histogram}
 	var names []string
-	for _, found := range declaration.FindAllStringSubmatch(string(source), -1) {
-		unit := ""
-		if found[3] != "" {
-			unit = "ms"
+	for _, script := range []string{"lib/measure.js", "lib/limiter.js", "ratelimit.js"} {
+		source, err := os.ReadFile(filepath.Join("../loadtest", script))
+		require.NoError(t, err)
+		for _, found := range declaration.FindAllStringSubmatch(string(source), -1) {
+			unit := ""
+			if found[3] != "" {
+				unit = "ms"
+			}
+			names = append(names, series("k6_"+found[2], unit, kinds[found[1]])...)
 		}
-		names = append(names, series("k6_"+found[2], unit, kinds[found[1]])...)
 	}
 	require.NotEmpty(t, names, "the script's metrics are declared in another way now")
 	return names
@@ -207,17 +219,28 @@ func TestQueriesNameMetricsThatExist(t *testing.T) {
 	})
 }
 
-// A window narrower than four samples leaves gaps; Grafana knows how wide it must be.
+// A window narrower than four samples leaves gaps; Grafana knows how wide it must be. Only what is compared with a rate
+// limit has a window of its own: the limit's.
 func TestRatesFollowTheInterval(t *testing.T) {
 	t.Parallel()
 	forEach(t, func(t *testing.T, d dashboard) {
 		for _, p := range d.graphs() {
+			allowed := []string{"[$__rate_interval]", "[$__range]"}
+			if p.comparesWithLimit() {
+				allowed = append(allowed, "[1m]")
+			}
 			for _, target := range p.Targets {
 				for _, window := range ranges.FindAllString(target.Expr, -1) {
-					require.Contains(t, []string{"[$__rate_interval]", "[$__range]"}, window, p.Title)
+					require.Contains(t, allowed, window, p.Title)
 				}
 			}
 		}
+	})
+}
+
+func (p panel) comparesWithLimit() bool {
+	return slices.ContainsFunc(p.Targets, func(target target) bool {
+		return slices.Contains(metricsIn(target.Expr), "ratelimit_limit")
 	})
 }
 
