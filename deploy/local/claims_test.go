@@ -42,7 +42,7 @@ func measured(t *testing.T, text string) measurements {
 		waiterDelayP99: new(7.5), waiterDelayP99Of1000: new(140.0),
 		takeover:    &takeover{took: 3500 * time.Millisecond, fill: 1200 * time.Millisecond, fills: 1},
 		reconciling: reconciled(t, asReconciled),
-		limiting:    limiting{results[limitResults](t, asLimited), new(0.0)},
+		limiting:    results[limiting](t, asLimited),
 	}
 }
 

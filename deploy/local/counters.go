@@ -7,27 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 )
-
-// exports is how long the replicas may take to tell Prometheus what they have counted: a few of their intervals.
-const exports = 15 * time.Second
-
-// onceCounted asks again until there is an answer, and returns false if none comes in time.
-func onceCounted(ctx context.Context, answered func(context.Context) bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, exports)
-	defer cancel()
-	again := time.NewTicker(500 * time.Millisecond)
-	defer again.Stop()
-	for !answered(ctx) {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-again.C:
-		}
-	}
-	return true
-}
 
 // counted asks Prometheus for the sum of a counter over all replicas: 0 where nobody has counted yet. It is as old as
 // the replicas' last export, some seconds.

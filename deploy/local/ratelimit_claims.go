@@ -12,10 +12,6 @@ func ratelimitClaims(l limiting) []claim {
 		says: "the exact limit admits 100 in its worst 60 s, over 3 replicas",
 		unit: "requests", measure: found(l.Phases["exact"].WorstWindow), holds: equals(limitPerWindow),
 	}, {
-		id:   "ratelimit.degraded_decisions",
-		says: "where Redis answers in time: decisions of that run without it (reported)",
-		unit: "requests", measure: found(l.degraded),
-	}, {
 		id:   "ratelimit.exact.redis_round_trips_per_check",
 		says: "for one question to Redis a request: 1",
 		unit: "round-trips", measure: found(l.Phases["crowd"].RedisTripsOfAdmitted), holds: equals(1),

@@ -27,7 +27,7 @@ func TestAClaimOfTheRateLimiterBreaksWhereItShould(t *testing.T) {
 		"ratelimit.citizens_p95_ratio (not measured)":             {`"citizens_p95_ratio": 1.1,`, ``},
 	} {
 		m := measured(t, asPromised)
-		m.limiting.limitResults = results[limitResults](t, strings.Replace(asLimited, changed[0], changed[1], 1))
+		m.limiting = results[limiting](t, strings.Replace(asLimited, changed[0], changed[1], 1))
 		want, _, _ := strings.Cut(id, " ")
 		require.Equal(t, []string{want}, broken(judge(m)), id)
 	}
