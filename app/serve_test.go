@@ -106,7 +106,7 @@ func tenPosts(t *testing.T) (databaseURL string) {
 // A test that waits for something asks often.
 var demo = map[string]string{"ALLOW_STRATEGY_OVERRIDE": "true", "RATELIMIT_LIMIT": "10000"}
 
-var cost = regexp.MustCompile(`^cache;desc="(\w+)";dur=[\d.]+, ` +
+var cost = regexp.MustCompile(`^limit;desc="redis", cache;desc="(\w+)";dur=[\d.]+, ` +
 	`redis;desc="(\d+) round-trips";dur=[\d.]+, db;desc="(\d+) round-trips";dur=[\d.]+$`)
 
 func TestEveryAnswerSaysWhatItCost(t *testing.T) {

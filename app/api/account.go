@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"nervous/app/cache"
+	"nervous/app/ratelimit"
 	"nervous/app/roundtrips"
 )
 
@@ -19,6 +20,9 @@ const MetricRoundTrips = "http.server.request.round_trips"
 
 // cacheResultKey is where a handler leaves its cache.Result for the accounts.
 const cacheResultKey = "cache.result"
+
+// limitSourceKey is where the limit leaves its ratelimit.Source for the accounts.
+const limitSourceKey = "ratelimit.source"
 
 // nameRoute tells otelhttp the route by its pattern, which unlike the path is one of few. It reads that after the
 // handler, for the metrics and the span's name; the span's attribute it would have needed before routing, so that is
@@ -75,6 +79,9 @@ func serverTiming(c echo.Context, tally *roundtrips.Tally, took time.Duration) s
 	timing := store("redis", roundtrips.Redis) + ", " + store("db", roundtrips.Postgres)
 	if result, ok := c.Get(cacheResultKey).(cache.Result); ok {
 		timing = fmt.Sprintf(`cache;desc="%s";dur=%.3f, %s`, result, milliseconds(took), timing)
+	}
+	if source, ok := c.Get(limitSourceKey).(ratelimit.Source); ok {
+		timing = fmt.Sprintf(`limit;desc="%s", %s`, source, timing)
 	}
 	return timing
 }

@@ -70,7 +70,10 @@ func (l limits) admit(next echo.HandlerFunc) echo.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		describeLimits(c.Response().Header(), decision.Verdicts)
+		if len(decision.Verdicts) > 0 { // none if the caller chose not to be limited
+			c.Set(limitSourceKey, decision.Source)
+			describeLimits(c.Response().Header(), decision.Verdicts)
+		}
 		switch {
 		case !decision.Allowed:
 			return deniedError{decision}

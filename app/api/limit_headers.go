@@ -19,10 +19,8 @@ func describeLimits(header http.Header, verdicts []ratelimit.Verdict) {
 		may = append(may, fmt.Sprintf(`"%s";q=%d;w=%d`, p.Name, p.Limit, secondsUp(p.Window)))
 		left = append(left, fmt.Sprintf(`"%s";r=%d;t=%d`, p.Name, v.Remaining, secondsUp(v.Reset)))
 	}
-	if len(verdicts) > 0 {
-		header.Set("RateLimit-Policy", strings.Join(may, ", "))
-		header.Set("RateLimit", strings.Join(left, ", "))
-	}
+	header.Set("RateLimit-Policy", strings.Join(may, ", "))
+	header.Set("RateLimit", strings.Join(left, ", "))
 }
 
 // secondsUp rounds up, because who comes a moment too early has come in vain.

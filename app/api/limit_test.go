@@ -396,6 +396,7 @@ func TestWhileRedisHangsItsLimitIsKeptHere(t *testing.T) {
 		got := s.get(t, "/", nil)
 		require.Equal(t, http.StatusOK, got.StatusCode)
 		require.Equal(t, counted-1-n, got.remaining(t), "it is counted here, from what was admitted here")
+		require.Contains(t, got.Header.Get("Server-Timing"), `limit;desc="fallback"`)
 		require.Less(t, time.Since(began), 3*time.Second, "Redis would have taken until it goes on")
 	}
 	require.NoError(t, s.redis.Resume())

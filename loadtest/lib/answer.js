@@ -15,12 +15,14 @@ const CACHE_STATUS = {
 // The bounded set of results, for tags and tables.
 export const RESULTS = Object.keys(CACHE_STATUS);
 
-// Reads `cache;desc="hit";dur=0.412, redis;desc="1 round-trips";dur=0.310, db;desc="0 round-trips";dur=0.000`.
-// Returns { result, redisRoundTrips, dbRoundTrips, consistent }; a fact that the answer does not state is null.
+// Reads `limit;desc="redis", cache;desc="hit";dur=0.412, redis;desc="2 round-trips";dur=0.310, db;desc="0 round-trips"`.
+// Returns { limit, result, redisRoundTrips, dbRoundTrips, consistent }, of which the first says who decided about the
+// limit (redis, memory or fallback); a fact that the answer does not state is null.
 export function readFacts(response) {
   const timing = response.headers['Server-Timing'] || '';
   const result = description(timing, 'cache');
   return {
+    limit: description(timing, 'limit'),
     result: RESULTS.includes(result) ? result : null,
     redisRoundTrips: leadingNumber(description(timing, 'redis')),
     dbRoundTrips: leadingNumber(description(timing, 'db')),
@@ -35,7 +37,7 @@ export function secondsFresh(response) {
 }
 
 // Made once: this is read of every answer, on the cores of the service.
-const DESCRIPTIONS = Object.fromEntries(['cache', 'redis', 'db']
+const DESCRIPTIONS = Object.fromEntries(['limit', 'cache', 'redis', 'db']
   .map((metric) => [metric, new RegExp(`(?:^|,\\s*)${metric};desc="([^"]*)"`)]));
 
 function description(timing, metric) {

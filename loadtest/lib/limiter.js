@@ -8,6 +8,7 @@ import { LIMIT } from './slo.js';
 
 const limitResults = new Counter('limit_results');
 const deniedWithoutRedis = new Rate('denied_without_redis');
+const degraded = new Rate('degraded');
 
 const POLICY = `"overall";q=${LIMIT.requests};w=${LIMIT.windowSeconds}`;
 const SPENT = /^"overall";r=0;t=\d+$/;
@@ -22,6 +23,7 @@ export function admitted(response, phase) {
   const tags = { phase, result: allowed ? 'allowed' : 'denied' };
   limitResults.add(1, tags);
   measure.recordCost(facts, tags);
+  degraded.add(facts.limit === 'fallback', { phase });
   if (!allowed) deniedWithoutRedis.add(facts.redisRoundTrips === 0, { phase });
 
   // Go's spelling of RateLimit and RateLimit-Policy, which k6 takes over.
