@@ -78,6 +78,9 @@ for i, key in ipairs(KEYS) do
       end
       used, left = used - 1, 0
     end
+    if used > limit then -- the limit was lowered, so more than one must end
+      left = call('LINDEX', key, limit - 1) + window - now
+    end
   else
     used = spentInWindow(key, window)
     if admitted then

@@ -22,33 +22,48 @@ type spent struct {
 // more would.
 func decide(now, cost int64, policies []Policy, before []spent) (verdicts []Verdict, after []spent) {
 	admitted := true
+	var counting []spent
 	for i, p := range policies {
-		s := before[i].at(now, p)
+		moved := before[i].setBack(now)
+		s := moved.at(now, p)
 		v := Verdict{Policy: p}
 		if s.used()+cost > p.Limit {
 			v.Wait, admitted = s.untilOnly(p.Limit-cost, now, p), false
 		}
-		verdicts, after = append(verdicts, v), append(after, s)
+		verdicts, counting, after = append(verdicts, v), append(counting, s), append(after, moved)
 	}
 	for i, p := range policies {
+		s := counting[i]
 		if admitted {
-			after[i] = after[i].and(cost, now, p)
+			s = s.and(cost, now, p)
+			after[i] = s
 		}
-		used := after[i].used()
-		verdicts[i].Remaining = max(0, p.Limit-used)
-		if used > 0 {
-			verdicts[i].Reset = after[i].untilOnly(used-1, now, p)
+		verdicts[i].Remaining = max(0, p.Limit-s.used())
+		if s.used() > 0 {
+			verdicts[i].Reset = s.untilOnly(min(s.used(), p.Limit)-1, now, p)
 		}
 	}
 	return verdicts, after
 }
 
-// at returns what of it counts at that time.
+// setBack returns it by a clock that shows that time.
 //
 // If the clock was set back, the log goes back with it, so that its newest entry is now. Each entry then seems younger
 // than it is, by at most the size of the step: never is more admitted than without the step, and nobody waits longer
 // than a window for it, however large it was. Of a clock that was set forward nothing can be known: the entries seem
 // older than they are, and up to the limit is admitted once more.
+func (s spent) setBack(now int64) spent {
+	if len(s.log) == 0 || s.log[0] <= now {
+		return s
+	}
+	log := make([]int64, len(s.log))
+	for i, t := range s.log {
+		log[i] = t - (s.log[0] - now)
+	}
+	return spent{log: log}
+}
+
+// at returns what of it counts at that time.
 func (s spent) at(now int64, p Policy) spent {
 	if p.Strategy == FixedWindow {
 		if current := now / p.Window.Microseconds(); s.window != current {
@@ -57,12 +72,6 @@ func (s spent) at(now int64, p Policy) spent {
 		return s
 	}
 	log := s.log
-	if len(log) > 0 && log[0] > now {
-		log = make([]int64, len(s.log))
-		for i, t := range s.log {
-			log[i] = t - s.log[0] + now
-		}
-	}
 	for len(log) > 0 && log[len(log)-1] <= now-p.Window.Microseconds() {
 		log = log[:len(log)-1]
 	}

@@ -64,10 +64,8 @@ func (f *fallback) decide(now, replicas int64, q question) Decision {
 		d.Allowed = d.Allowed && v.Wait == 0
 		d.Verdicts = append(d.Verdicts, v)
 	}
-	if d.Allowed {
-		for i, p := range local {
-			f.spent.Add(spender{q.caller, p.Name, p.Strategy}, after[i])
-		}
+	for i, p := range local { // after a denial too: if the clock was set back, so was the log, and only once
+		f.spent.Add(spender{q.caller, p.Name, p.Strategy}, after[i])
 	}
 	return d
 }
@@ -79,7 +77,7 @@ func (f *fallback) admitted(now int64, q question) {
 	defer f.mu.Unlock()
 	for _, p := range q.policies {
 		if p.Fallback == Local {
-			f.spent.Add(spender{q.caller, p.Name, p.Strategy}, f.of(q.caller, p).at(now, p).and(q.cost, now, p))
+			f.spent.Add(spender{q.caller, p.Name, p.Strategy}, f.of(q.caller, p).setBack(now).at(now, p).and(q.cost, now, p))
 		}
 	}
 }
