@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -73,8 +74,8 @@ func (m *denials) recall(q question, now time.Time) (Decision, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d, known := m.known.Get(key)
-	if !known {
-		return Decision{}, false
+	if !known || !slices.EqualFunc(d.Verdicts, q.policies, func(v Verdict, p Policy) bool { return v.Policy == p }) {
+		return Decision{}, false // by other limits it might be admitted
 	}
 	if !now.Before(d.until) {
 		m.known.Remove(key)

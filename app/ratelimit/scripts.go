@@ -70,7 +70,7 @@ func tag(caller string) string {
 		return caller
 	}
 	hash := sha256.Sum256([]byte(caller))
-	return hex.EncodeToString(hash[:])
+	return "sha256:" + hex.EncodeToString(hash[:]) // longer than any name that is not hashed
 }
 
 var errNoVerdict = errors.New("redis answered something else than verdicts")
