@@ -146,7 +146,7 @@ type rateLimitConfig struct {
 	Fallback ratelimit.Fallback `env:"RATELIMIT_FALLBACK" envDefault:"local"`
 
 	// RATELIMIT_BUDGET is how long Redis may take for a check until it is decided without. Less than REDIS_TIMEOUT,
-	// because every request pays it.
+	// because every request pays it; but one that a healthy Redis exceeds on a busy machine makes the limit a guess.
 	Budget time.Duration `env:"RATELIMIT_BUDGET" envDefault:"50ms"`
 }
 
