@@ -38,10 +38,19 @@ var errImpatient = errors.New("the caller has gone")
 func (b breaker) do(ctx context.Context, call func() error) error {
 	_, err := b.circuit.Execute(func() (any, error) {
 		err := call()
-		if err != nil && ctx.Err() != nil {
+		if err != nil && ended(ctx) != nil {
 			err = errors.Join(err, errImpatient)
 		}
 		return nil, err
 	})
 	return err
+}
+
+// ended is why the caller no longer waits, or nil. It goes by the clock too: a connection knows the same deadline, and
+// may give up a moment before the context does.
+func ended(ctx context.Context) error {
+	if deadline, has := ctx.Deadline(); has && ctx.Err() == nil && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }

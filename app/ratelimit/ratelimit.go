@@ -109,8 +109,8 @@ func (l *Limiter) decide(ctx context.Context, q question) (Decision, error) {
 	switch {
 	case err == nil:
 		return d, nil
-	case ctx.Err() != nil:
-		return Decision{}, ctx.Err()
+	case ended(ctx) != nil:
+		return Decision{}, ended(ctx)
 	}
 	// The reason is an event and no failure: the check has an answer, and says that it is degraded.
 	trace.SpanFromContext(ctx).RecordError(err)
