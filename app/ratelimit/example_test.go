@@ -1,0 +1,61 @@
+package ratelimit_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"nervous/app/ratelimit"
+	"nervous/app/servicetest"
+)
+
+// A caller may do three things a minute, on whatever replica.
+func Example() {
+	ctx := context.Background()
+	limiter := ratelimit.New(server(), ratelimit.Options{Replica: "one"})
+	// A service would have `limiter.Run(ctx)` go on, in every replica.
+
+	policy := ratelimit.Policy{Name: "overall", Limit: 3, Window: time.Minute}
+	for range 4 {
+		d, err := limiter.Check(ctx, "user:42", 1, policy)
+		fmt.Println(d.Allowed, d.Verdicts[0].Remaining, d.Wait().Round(time.Minute), err)
+	}
+
+	// Output:
+	// true 2 0s <nil>
+	// true 1 0s <nil>
+	// true 0 0s <nil>
+	// false 0 1m0s <nil>
+}
+
+// What is dear costs more units, and has a limit of its own besides. Both are checked at once, and either both are
+// spent or none.
+func ExampleLimiter_Check_severalPolicies() {
+	ctx := context.Background()
+	limiter := ratelimit.New(server(), ratelimit.Options{Replica: "one"})
+
+	overall := ratelimit.Policy{Name: "overall", Limit: 100, Window: time.Minute}
+	reports := ratelimit.Policy{Name: "reports", Limit: 10, Window: time.Hour}
+	for range 2 {
+		d, err := limiter.Check(ctx, "user:43", 8, overall, reports)
+		fmt.Println(d.Allowed, d.Verdicts[0].Remaining, d.Verdicts[1].Remaining, err)
+	}
+
+	// Output:
+	// true 92 2 <nil>
+	// false 92 2 <nil>
+}
+
+// server starts a Redis. It ends with this process.
+var server = sync.OnceValue(func() *redis.Client {
+	server, err := servicetest.StartRedis(context.Background(), servicetest.Options{Settings: map[string]string{"save": ""}})
+	if err != nil {
+		panic(err)
+	}
+	options := server.Options()
+	options.OnConnect = ratelimit.LoadScripts
+	return redis.NewClient(options)
+})
