@@ -23,7 +23,7 @@
 //
 // # What it costs
 //
-// A caller who has spent a limit of 100 takes 1.2 kB of Redis, one who is silent for a window nothing. What a replica
+// A caller who has spent a limit of 100 takes 1.3 kB of Redis, one who is silent for a window nothing. What a replica
 // remembers is bounded by Options.Memory.
 //
 // To lift it, copy this folder: it needs go-redis, gobreaker, golang-lru and the OpenTelemetry API.
