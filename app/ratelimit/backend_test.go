@@ -125,8 +125,8 @@ func (b backend) owner(t *testing.T, key string) *servicetest.RedisServer {
 	return owner
 }
 
-// of is the node that keeps what the caller of most tests spends, and a client of it.
-func (b backend) of(t *testing.T, caller string) (*servicetest.RedisServer, *redis.Client) {
+// keeper is the node that keeps what the caller of most tests spends, and a client of it.
+func (b backend) keeper(t *testing.T) (*servicetest.RedisServer, *redis.Client) {
 	t.Helper()
 	node := b.owner(t, ratelimit.Key(caller, overall))
 	return node, connect(t, node)

@@ -51,7 +51,8 @@ func ExampleLimiter_Check_severalPolicies() {
 
 // server starts a Redis. It ends with this process.
 var server = sync.OnceValue(func() *redis.Client {
-	server, err := servicetest.StartRedis(context.Background(), servicetest.Options{Settings: map[string]string{"save": ""}})
+	settings := servicetest.Options{Settings: map[string]string{"save": ""}}
+	server, err := servicetest.StartRedis(context.Background(), settings)
 	if err != nil {
 		panic(err)
 	}

@@ -56,7 +56,7 @@ func TestWhateverBefallsRedis(t *testing.T) {
 			onEachBackend(t, func(t *testing.T, b backend) {
 				n, proxies := b.proxies(t)
 				l := n.limiter(t, ratelimit.Options{Budget: budget})
-				node, _ := b.of(t, caller)
+				node, _ := b.keeper(t)
 				eventually(t, func() bool { // it is connected
 					d := check(t, l, caller, 1, overall)
 					require.NoError(t, l.Reset(t.Context(), caller, overall))
@@ -225,7 +225,7 @@ func TestLostReplies(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		n, proxies := b.proxies(t)
 		l := n.limiter(t, ratelimit.Options{})
-		node, rdb := b.of(t, caller)
+		node, rdb := b.keeper(t)
 		p := overall
 		p.Fallback = ratelimit.Closed
 		admitted, lost := 0, 0
@@ -257,7 +257,7 @@ func TestLostReplies(t *testing.T) {
 func TestRedisForgets(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		l := b.limiter(t, ratelimit.Options{})
-		_, rdb := b.of(t, caller)
+		_, rdb := b.keeper(t)
 		for _, forget := range []func() error{
 			func() error { return rdb.FlushAll(t.Context()).Err() },
 			func() error { return rdb.Del(t.Context(), ratelimit.Key(caller, overall)).Err() },
@@ -281,7 +281,7 @@ func TestRedisForgets(t *testing.T) {
 func TestAFullRedisSpendsNothing(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		l := b.limiter(t, ratelimit.Options{})
-		_, rdb := b.of(t, caller)
+		_, rdb := b.keeper(t)
 		spend(t, l, caller, 2, overall, runs)
 		require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "1").Err())
 		d := check(t, l, caller, 1, overall, runs)

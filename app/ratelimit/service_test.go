@@ -27,6 +27,9 @@ type settings struct {
 	Network           network
 	Replica           string
 	Budget, Heartbeat time.Duration
+	// Deaf replicas do not Run: the news that they are subscribed makes them forget, at a moment that a test that counts
+	// what is remembered cannot know.
+	Deaf bool
 }
 
 // newService is a small service around one limiter.
@@ -35,7 +38,9 @@ func newService(s settings, seen *replica.Telemetry) any {
 		Replica: s.Replica, Budget: s.Budget, Heartbeat: s.Heartbeat,
 		TracerProvider: seen.TracerProvider, MeterProvider: seen.MeterProvider,
 	})
-	go func() { _ = l.Run(context.Background()) }()
+	if !s.Deaf {
+		go func() { _ = l.Run(context.Background()) }()
+	}
 	return &service{l}
 }
 

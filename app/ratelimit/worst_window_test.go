@@ -22,7 +22,7 @@ func TestNoWindowHoldsMoreThanTheLimit(t *testing.T) {
 		worst := all.worstWindow(p.Window)
 		t.Logf("worst window %d of %d; %d admitted, %d denied, %d round-trips",
 			worst, p.Limit, len(all.Admitted), all.Denied, all.Asked)
-		require.EqualValues(t, p.Limit, worst)
+		require.Equal(t, p.Limit, worst)
 		require.GreaterOrEqual(t, len(all.Admitted), 3*int(p.Limit), "they come back as soon as they may")
 	})
 }
