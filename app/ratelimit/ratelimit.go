@@ -16,10 +16,13 @@
 // turns from one replica to others.
 //
 // What Redis forgets (an eviction, a FLUSHALL, a failover to a replica that is behind) can be spent again: up to N
-// units more. So can a clock that is set forward cost. One that is set back costs no caller more than one window of
-// waiting, and admits nothing more. A script whose reply is lost has spent what nobody got: fewer are admitted, never
-// more. Leave the client's MaxRetries at -1, or a retry spends twice. A Reset that a replica does not hear of, because
-// it is just not connected, reaches it when it is again.
+// units more, once the replicas' memory of denials has ended. So can a clock that is set forward cost. One that is set
+// back costs no caller more than one window of waiting, and makes Exact admit nothing more. A script whose reply is
+// lost has spent what nobody got: fewer are admitted, never more. A Reset that a replica does not hear of, because it
+// is just not connected, reaches it when it is again.
+//
+// The client must obey the context's deadline (ContextTimeoutEnabled), or a Redis that hangs is waited for all the
+// same, and must not repeat a script (MaxRetries -1), or it spends twice.
 //
 // # What it costs
 //
