@@ -57,7 +57,9 @@ func TestNoTraceGrowsWithThePayments(t *testing.T) {
 	eventually(t, func() bool { return len(replica.Spans(reconcile.SpanJob)) == 1 })
 	sizes := map[string]int{}
 	for _, span := range replica.Spans("") {
-		sizes[span.Trace]++
+		if span.Name != "ACQUIRE" { // there is one only where a busy machine made it wait for a connection
+			sizes[span.Trace]++
+		}
 	}
 	// Its own, what it costs to end, and a beat a second.
 	require.LessOrEqual(t, sizes[run.TraceID], 10+int(run.Took.Seconds()))
