@@ -66,6 +66,7 @@ var (
 		{ratelimit.MetricCallersLimited, "{caller}", gauge},
 		{ratelimit.MetricCallerDenials, "{denial}", gauge},
 		{ratelimit.MetricReplicas, "{replica}", gauge},
+		{ratelimit.MetricBudget, "s", gauge},
 		{ratelimit.MetricBreaker, "{state}", gauge},
 		{api.MetricRoundTrips, "{round_trip}", histogram},
 		{telemetry.StoreRoundTrips, "{round_trip}", counter},

@@ -71,7 +71,7 @@ func New(rdb redis.UniversalClient, options Options) *Limiter {
 	}
 	l.replicas.Store(1)
 	l.breaker = newBreaker(l.tel.breakerChanged)
-	l.tel.observe(l.replicas.Load, func() (callers, most int64) { return l.denials.count(l.now()) })
+	l.tel.observe(options.Budget, l.replicas.Load, func() (callers, most int64) { return l.denials.count(l.now()) })
 	return l
 }
 

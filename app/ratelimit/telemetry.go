@@ -30,6 +30,8 @@ const (
 	MetricCallerDenials = "ratelimit.caller.denials"
 	// MetricReplicas is how many replicas were alive when this one last heard {replica}.
 	MetricReplicas = "ratelimit.replicas"
+	// MetricBudget is how long Redis may take for a check, in seconds.
+	MetricBudget = "ratelimit.budget"
 	// MetricBreaker is the state of the breaker in front of Redis: 0 closed, 1 half open, 2 open {state}.
 	MetricBreaker = "ratelimit.breaker.state"
 )
@@ -59,6 +61,7 @@ type instruments struct {
 	limited   metric.Int64ObservableGauge
 	denials   metric.Int64ObservableGauge
 	replicas  metric.Int64ObservableGauge
+	budget    metric.Float64ObservableGauge
 	breaker   metric.Int64Gauge
 
 	// byOutcome has the attribute sets, made once for each outcome, because every request of a service is counted.
@@ -103,19 +106,22 @@ func newInstruments(tracers trace.TracerProvider, meters metric.MeterProvider) *
 		metric.WithDescription("Denials of the most persistent one of them."))
 	t.replicas, _ = meter.Int64ObservableGauge(MetricReplicas, metric.WithUnit("{replica}"),
 		metric.WithDescription("Replicas that were alive when this one last heard."))
+	t.budget, _ = meter.Float64ObservableGauge(MetricBudget, metric.WithUnit("s"),
+		metric.WithDescription("How long Redis may take for a check."))
 	t.breaker, _ = meter.Int64Gauge(MetricBreaker, metric.WithUnit("{state}"),
 		metric.WithDescription("The breaker in front of Redis: 0 closed, 1 half open, 2 open."))
 	return t
 }
 
 // observe reports, whenever metrics are collected, what is known by then.
-func (t *instruments) observe(replicas func() int64, limited func() (callers, most int64)) {
+func (t *instruments) observe(budget time.Duration, replicas func() int64, limited func() (callers, most int64)) {
 	// The registration lives as long as the limiter does, which is as long as the process.
 	_, _ = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		callers, most := limited()
 		o.ObserveInt64(t.limited, callers)
 		o.ObserveInt64(t.denials, most)
 		o.ObserveInt64(t.replicas, replicas())
+		o.ObserveFloat64(t.budget, budget.Seconds())
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		for policy, limit := range t.limits {
@@ -128,7 +134,7 @@ func (t *instruments) observe(replicas func() int64, limited func() (callers, mo
 			t.most[by] = 0
 		}
 		return nil
-	}, t.limited, t.denials, t.replicas, t.limit, t.spent)
+	}, t.limited, t.denials, t.replicas, t.budget, t.limit, t.spent)
 }
 
 func (t *instruments) startCheck(ctx context.Context) (context.Context, trace.Span) {

@@ -34,6 +34,7 @@ func TestMetrics(t *testing.T) {
 		require.Equal(t, map[string]float64{"": 1}, p.Metric(ratelimit.MetricCallersLimited))
 		require.Equal(t, map[string]float64{"": 5}, p.Metric(ratelimit.MetricCallerDenials))
 		require.Equal(t, map[string]float64{"overall": 10, "runs": 3}, p.Metric(ratelimit.MetricLimit, "policy"))
+		require.Equal(t, map[string]float64{"": 2}, p.Metric(ratelimit.MetricBudget))
 		require.Equal(t, map[string]float64{"": 0}, p.Metric(ratelimit.MetricBreaker))
 
 		for _, node := range b.nodes {
