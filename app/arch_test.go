@@ -29,7 +29,8 @@ var allowed = map[string]struct {
 		[]string{"cache", "identity", "ratelimit", "reconcile", "roundtrips", "trending"},
 		"it turns features and their accounts into HTTP",
 	},
-	"servicetest": {[]string{"migrations"}, "a test's database has the schema; for tests and deploy/local only"},
+	"servicetest":      {[]string{"migrations"}, "a test's database has the schema; for tests and deploy/local only"},
+	"servicetest/otlp": {nil, "what a service exports is for any test to read"},
 	"servicetest/replica": {
 		[]string{"servicetest"}, "a process that a test may kill must not outlive it; for tests only",
 	},

@@ -20,19 +20,6 @@ import (
 	"nervous/app/servicetest"
 )
 
-// A command that starts telemetry, or that is to be interrupted, must be a process of its own. It is this test binary,
-// started again to be the app.
-const commandVariable = "APP_TEST_COMMAND"
-
-func TestMain(m *testing.M) {
-	if args := os.Getenv(commandVariable); args != "" {
-		os.Args = append(os.Args[:1], strings.Fields(args)...)
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
 // terminalSession is where commands are typed: in the environment of a demo, over real stores.
 type terminalSession struct {
 	environment []string
