@@ -31,8 +31,16 @@ const (
 	// TelemetryCalls is a counter, {call}: the commands and statements that those spans account for, to be compared
 	// with what the servers counted. A pipeline of three is one span and three calls; a prepare or a dial is a span and
 	// no call; a failed statement is none either, because pg_stat_statements leaves it out. Attributes: system,
-	// operation.
+	// operation (a command, or a statement's name, else its first word).
 	TelemetryCalls = "telemetry.calls"
+
+	// WireCalls is a counter, {call}: the commands that were written to connections, whether a hook was told of them or
+	// not. Attributes: system (redis; Postgres's protocol does not tell statements apart so simply), operation.
+	WireCalls = "telemetry.wire.calls"
+
+	// WireRoundTrips is a counter, {round_trip}: the answers that connections waited for. Attribute: store. Its sum is
+	// that of StoreRoundTrips, but for what is under way.
+	WireRoundTrips = "telemetry.wire.round_trips"
 )
 
 // BackgroundOperation is the `operation` of round-trips that nobody's tally is charged with: work without a tally, and
@@ -51,8 +59,11 @@ const (
 	SpanCallCounts = attribute.Key("store.calls.counts")
 )
 
-// ledger records what calls to one store cost. It is safe for concurrent use.
-type ledger struct {
+// redisSystem is how spans and metrics name Redis.
+var redisSystem = semconv.DBSystemNameRedis.Value.AsString()
+
+// costs records what calls to one store cost. It is safe for concurrent use.
+type costs struct {
 	store     roundtrips.Store
 	system    attribute.KeyValue
 	trips     metric.Int64Counter
@@ -67,50 +78,50 @@ type account struct{ operation, strategy string }
 // operation is what a duration is told apart by. Empty parts are left out.
 type operation struct{ name, procedure, summary, fault string }
 
-func newLedger(store roundtrips.Store, system attribute.KeyValue, provider metric.MeterProvider) (*ledger, error) {
+func newCosts(store roundtrips.Store, system attribute.KeyValue, provider metric.MeterProvider) (*costs, error) {
 	meter := provider.Meter(scope)
 	trips, faultyTrips := meter.Int64Counter(StoreRoundTrips, metric.WithUnit("{round_trip}"),
 		metric.WithDescription("Flushes followed by a wait for the answer, on one connection"))
 	conventional := dbconv.ClientOperationDuration{}
 	duration, faultyDuration := meter.Float64Histogram(conventional.Name(), metric.WithUnit(conventional.Unit()),
 		metric.WithDescription(conventional.Description()))
-	return &ledger{store: store, system: system, trips: trips, duration: duration},
+	return &costs{store: store, system: system, trips: trips, duration: duration},
 		errors.Join(faultyTrips, faultyDuration)
 }
 
 // charge books n round-trips that took d together to the tally in the context.
-func (l *ledger) charge(ctx context.Context, n int64, d time.Duration) {
+func (c *costs) charge(ctx context.Context, n int64, d time.Duration) {
 	tally := roundtrips.From(ctx)
-	tally.Add(l.store, n, d)
-	l.book(ctx, n, account{tally.Operation(), tally.Strategy()})
+	tally.Add(c.store, n, d)
+	c.book(ctx, n, account{tally.Operation(), tally.Strategy()})
 }
 
 // chargeNobody books n round-trips that serve whoever uses the connection next.
-func (l *ledger) chargeNobody(ctx context.Context, n int64) { l.book(ctx, n, account{}) }
+func (c *costs) chargeNobody(ctx context.Context, n int64) { c.book(ctx, n, account{}) }
 
-func (l *ledger) book(ctx context.Context, n int64, a account) {
+func (c *costs) book(ctx context.Context, n int64, a account) {
 	if n > 0 {
-		l.trips.Add(ctx, n, l.accounts.get(a, l.accountOptions)...)
+		c.trips.Add(ctx, n, c.accounts.get(a, c.accountOptions)...)
 	}
 }
 
 // took records a duration; the context's span becomes the exemplar.
-func (l *ledger) took(ctx context.Context, d time.Duration, o operation) {
-	l.duration.Record(ctx, d.Seconds(), l.durations.get(o, l.durationOptions)...)
+func (c *costs) took(ctx context.Context, d time.Duration, o operation) {
+	c.duration.Record(ctx, d.Seconds(), c.durations.get(o, c.durationOptions)...)
 }
 
-func (l *ledger) accountOptions(a account) []metric.AddOption {
+func (c *costs) accountOptions(a account) []metric.AddOption {
 	if a.operation == "" {
 		a.operation = BackgroundOperation
 	}
 	attributes := []attribute.KeyValue{
-		attribute.String("store", string(l.store)), attribute.String("operation", a.operation)}
+		attribute.String("store", string(c.store)), attribute.String("operation", a.operation)}
 	attributes = appendKnown(attributes, "strategy", a.strategy)
 	return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attributes...))}
 }
 
-func (l *ledger) durationOptions(o operation) []metric.RecordOption {
-	attributes := []attribute.KeyValue{l.system, semconv.DBOperationName(o.name)}
+func (c *costs) durationOptions(o operation) []metric.RecordOption {
+	attributes := []attribute.KeyValue{c.system, semconv.DBOperationName(o.name)}
 	attributes = appendKnown(attributes, semconv.DBStoredProcedureNameKey, o.procedure)
 	attributes = appendKnown(attributes, semconv.DBQuerySummaryKey, o.summary)
 	attributes = appendKnown(attributes, semconv.ErrorTypeKey, o.fault)

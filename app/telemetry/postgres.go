@@ -25,21 +25,26 @@ import (
 // the connection goes back to the pool first (Pool.Ping), on a span of its own named UNTRACED. Not covered: the request
 // that cancels a query, which goes over a connection that no hook sees.
 func Postgres(config *pgxpool.Config) error {
-	return instrumentPostgres(config, otel.GetTracerProvider(), otel.GetMeterProvider())
+	wire, err := newWire(otel.GetMeterProvider())
+	if err != nil {
+		return err
+	}
+	process.watch(wire)
+	return instrumentPostgres(config, wire, otel.GetTracerProvider(), otel.GetMeterProvider())
 }
 
 func instrumentPostgres(
-	config *pgxpool.Config, tracers trace.TracerProvider, meters metric.MeterProvider,
+	config *pgxpool.Config, wire *wire, tracers trace.TracerProvider, meters metric.MeterProvider,
 ) error {
 	if config.ConnConfig.Tracer != nil {
 		return errors.New("instrument Postgres: the configuration already has a tracer")
 	}
-	book, err := newLedger(roundtrips.Postgres, semconv.DBSystemNamePostgreSQL, meters)
+	book, err := newCosts(roundtrips.Postgres, semconv.DBSystemNamePostgreSQL, meters)
 	if err != nil {
 		return err
 	}
 	config.ConnConfig.Tracer = &postgresTracer{
-		ledger: book,
+		costs:  book,
 		tracer: tracers.Tracer(scope),
 		client: []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)},
 		server: []attribute.KeyValue{
@@ -49,7 +54,7 @@ func instrumentPostgres(
 			semconv.ServerPort(int(config.ConnConfig.Port)),
 		},
 	}
-	readAlong(config.ConnConfig)
+	readAlong(config.ConnConfig, wire)
 	if prepare := config.AfterConnect; prepare != nil {
 		// Like the connection itself it will serve whoever comes, and not only the request that opened it.
 		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
@@ -62,7 +67,7 @@ func instrumentPostgres(
 // postgresTracer implements pgx's tracer interfaces: what happens at each of the moments that pgx tells of. How a piece
 // of work is begun and ended is in postgres_work.go.
 type postgresTracer struct {
-	*ledger
+	*costs
 	tracer trace.Tracer
 	client []trace.SpanStartOption
 	server []attribute.KeyValue
@@ -94,7 +99,7 @@ func (t *postgresTracer) TraceBatchStart(
 // thousands, and none has a duration that would mean anything.
 func (t *postgresTracer) TraceBatchQuery(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchQueryData) {
 	if w := workIn(ctx); w != nil && data.Err == nil {
-		w.contents.add(nameStatement(data.SQL).word)
+		w.contents.add(nameStatement(data.SQL).title())
 	}
 }
 

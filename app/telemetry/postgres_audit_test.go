@@ -60,6 +60,7 @@ func TestPostgresSpansAreTheStatementsThatTheServerCounted(t *testing.T) {
 
 	onSpans := r.roundTrips()
 	require.Equal(t, wire.readyForQueries(), onSpans)
+	require.Equal(t, map[string]int64{"postgres": onSpans}, r.counter(WireRoundTrips, "store"))
 	var counted int64
 	for _, n := range r.counter(StoreRoundTrips) {
 		counted += n

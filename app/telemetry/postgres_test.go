@@ -26,7 +26,7 @@ func newPool(t *testing.T, r *recorder, url string, adjust ...func(*pgxpool.Conf
 	for _, a := range adjust {
 		a(config)
 	}
-	require.NoError(t, instrumentPostgres(config, r.tracers, r.meters))
+	require.NoError(t, instrumentPostgres(config, r.wire, r.tracers, r.meters))
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
@@ -161,7 +161,7 @@ func TestReadyForQueryIsFoundAcrossReads(t *testing.T) {
 	for size := 1; size <= len(stream); size++ {
 		t.Run(strconv.Itoa(size), func(t *testing.T) {
 			t.Parallel()
-			var c readyForQueryConn
+			c := readyForQueryConn{wire: &wire{}}
 			for b := stream; len(b) > 0; {
 				n := min(size, len(b))
 				c.follow(b[:n])

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"nervous/app/roundtrips"
 )
 
 // readyForQueryConn counts round-trips where they are certain: the server ends each with one ReadyForQuery message. It
@@ -15,7 +17,8 @@ import (
 // Counting writes that are followed by reads instead would mislead for COPY, where both go on at once.
 type readyForQueryConn struct {
 	net.Conn
-	ready atomic.Int64
+	ready atomic.Int64 // since somebody took them last
+	wire  *wire
 
 	// Where the reader is in the stream of messages: a byte of type, four of length that count themselves, a body.
 	header [5]byte
@@ -46,6 +49,7 @@ func (c *readyForQueryConn) follow(b []byte) {
 		}
 		if c.header[0] == 'Z' {
 			c.ready.Add(1)
+			c.wire.answered(roundtrips.Postgres)
 		}
 		c.have, c.body = 0, int(binary.BigEndian.Uint32(c.header[1:]))-4
 	}
@@ -53,7 +57,7 @@ func (c *readyForQueryConn) follow(b []byte) {
 
 // readAlong puts a counter around each connection that the configuration makes, after TLS. (pgx cannot see the TLS
 // connection through it, so SCRAM goes without channel binding; channel_binding=require would fail.)
-func readAlong(config *pgx.ConnConfig) {
+func readAlong(config *pgx.ConnConfig, wire *wire) {
 	earlier := config.AfterNetConnect
 	config.AfterNetConnect = func(ctx context.Context, c *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		if earlier != nil {
@@ -62,7 +66,7 @@ func readAlong(config *pgx.ConnConfig) {
 				return conn, err
 			}
 		}
-		return &readyForQueryConn{Conn: conn}, nil
+		return &readyForQueryConn{Conn: conn, wire: wire}, nil
 	}
 }
 

@@ -23,6 +23,7 @@ type recorder struct {
 	reader   *sdkmetric.ManualReader
 	tracers  *sdktrace.TracerProvider
 	meters   *sdkmetric.MeterProvider
+	wire     *wire
 }
 
 func record(t *testing.T) *recorder {
@@ -30,6 +31,8 @@ func record(t *testing.T) *recorder {
 	r := &recorder{t: t, exporter: tracetest.NewInMemoryExporter(), reader: sdkmetric.NewManualReader()}
 	r.meters = sdkmetric.NewMeterProvider(sdkmetric.WithReader(r.reader), sdkmetric.WithView(view))
 	counting, err := newSpanCounter(r.meters)
+	require.NoError(t, err)
+	r.wire, err = newWire(r.meters)
 	require.NoError(t, err)
 	r.tracers = sdktrace.NewTracerProvider(append(sampling(),
 		sdktrace.WithSpanProcessor(counting), sdktrace.WithSyncer(r.exporter))...)

@@ -33,23 +33,31 @@ func RedisOptions(o *redis.Options) {
 //
 // Every command, pipeline and transaction is a span and a round-trip, also those that go-redis sends on its own to set
 // up a connection. A dial is a span, the root of a trace of its own (go-redis dials apart from the request), and no
-// round-trip. Not covered, because go-redis gives hooks no sight of it: what a subscribed connection sends (SUBSCRIBE,
-// UNSUBSCRIBE, PING) and receives. Its dial and HELLO are covered, and so is PUBLISH.
+// round-trip. What a subscribed connection sends (SUBSCRIBE, UNSUBSCRIBE, PING) passes by go-redis's hooks and is read
+// off the wire: a span too, a root of its own, and no round-trip, because nobody waits for the answer. Messages that
+// arrive are no calls.
 func Redis(client redis.UniversalClient) error {
-	return instrumentRedis(client, otel.GetTracerProvider(), otel.GetMeterProvider())
+	wire, err := newWire(otel.GetMeterProvider())
+	if err != nil {
+		return err
+	}
+	process.watch(wire)
+	return instrumentRedis(client, wire, otel.GetTracerProvider(), otel.GetMeterProvider())
 }
 
-func instrumentRedis(client redis.UniversalClient, tracers trace.TracerProvider, meters metric.MeterProvider) error {
-	book, err := newLedger(roundtrips.Redis, semconv.DBSystemNameRedis, meters)
+func instrumentRedis(
+	client redis.UniversalClient, wire *wire, tracers trace.TracerProvider, meters metric.MeterProvider,
+) error {
+	book, err := newCosts(roundtrips.Redis, semconv.DBSystemNameRedis, meters)
 	if err != nil {
 		return err
 	}
 	switch client := client.(type) {
 	case *redis.Client:
-		return addRedisHooks(client, book, tracers)
+		return addRedisHooks(client, book, wire, tracers)
 	case *redis.ClusterClient:
 		client.OnNewNode(func(node *redis.Client) {
-			if err := addRedisHooks(node, book, tracers); err != nil {
+			if err := addRedisHooks(node, book, wire, tracers); err != nil {
 				otel.Handle(err)
 			}
 		})
@@ -60,7 +68,7 @@ func instrumentRedis(client redis.UniversalClient, tracers trace.TracerProvider,
 
 // addRedisHooks adds three hooks; the one added first is outermost. redisotel starts and ends the span. Ours inside it
 // sees that span and describes it; ours outside it gives the caller back the error that the inner one hid.
-func addRedisHooks(client *redis.Client, book *ledger, tracers trace.TracerProvider) error {
+func addRedisHooks(client *redis.Client, book *costs, wire *wire, tracers trace.TracerProvider) error {
 	client.AddHook(unveilErrors{})
 	err := redisotel.InstrumentTracing(client,
 		redisotel.WithTracerProvider(tracers),
@@ -71,6 +79,9 @@ func addRedisHooks(client *redis.Client, book *ledger, tracers trace.TracerProvi
 		redisotel.WithCommandFilter(func(redis.Cmder) bool { return false }),
 		redisotel.WithCommandsFilter(func([]redis.Cmder) bool { return false }),
 	)
-	client.AddHook(&redisHook{ledger: book, namespace: semconv.DBNamespace(strconv.Itoa(client.Options().DB))})
+	client.AddHook(&redisHook{
+		costs: book, wire: wire, tracer: tracers.Tracer(scope),
+		namespace: semconv.DBNamespace(strconv.Itoa(client.Options().DB)),
+	})
 	return err
 }

@@ -49,11 +49,21 @@ func TestRedisSpansAreTheCallsThatTheServerCounted(t *testing.T) {
 		})
 	}
 	group.Wait()
+	subscription := client.Subscribe(ctx, "news") // beyond the hooks
+	_, err := subscription.Receive(ctx)
+	require.NoError(t, err)
+	require.NoError(t, subscription.Ping(ctx))
+	_, err = subscription.Receive(ctx)
+	require.NoError(t, err)
+	require.NoError(t, subscription.Close())
 
 	traced := r.counter(TelemetryCalls, "operation")
 	trips := r.roundTrips()
 	t.Logf("%d round-trips; calls %v", trips, traced)
-	require.Equal(t, wire.seen.Load(), trips, "round-trips on the wire and on spans")
+	require.Equal(t, r.counter(WireCalls, "operation"), traced, "calls on the wire and on spans")
+	require.Equal(t, map[string]int64{"redis": trips}, r.counter(WireRoundTrips, "store"))
+	// The subscribed connection's: SUBSCRIBE and PING were written, and then something was read.
+	require.Equal(t, wire.seen.Load(), trips+2, "round-trips on the wire and on spans")
 	var counted int64
 	for _, n := range r.counter(StoreRoundTrips) {
 		counted += n

@@ -72,7 +72,9 @@ func eachTelemetry(b *testing.B, measure func(*testing.B, context.Context, *redi
 			client := redis.NewClient(options)
 			defer client.Close()
 			if telemetry.tracers != nil {
-				require.NoError(b, instrumentRedis(client, telemetry.tracers, telemetry.meters))
+				wire, err := newWire(telemetry.meters)
+				require.NoError(b, err)
+				require.NoError(b, instrumentRedis(client, wire, telemetry.tracers, telemetry.meters))
 			}
 			tally := roundtrips.New("GET /posts/trending")
 			tally.SetStrategy("lease")

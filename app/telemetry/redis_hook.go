@@ -13,7 +13,9 @@ import (
 
 // redisHook describes, times and counts each command inside the span that redisotel has started for it.
 type redisHook struct {
-	*ledger
+	*costs
+	wire      *wire
+	tracer    trace.Tracer
 	namespace attribute.KeyValue
 	known     memo[command, described]
 }
@@ -27,11 +29,15 @@ type described struct {
 	forConnection bool
 }
 
-// DialHook marks the span of a dial as Redis's.
+// DialHook marks the span of a dial as Redis's, and reads along on the connection.
 func (h *redisHook) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		trace.SpanFromContext(ctx).SetAttributes(h.system)
-		return next(ctx, network, address)
+		conn, err := next(ctx, network, address)
+		if err != nil {
+			return conn, err
+		}
+		return &redisConn{Conn: conn, wire: h.wire, unhooked: h.unhooked}, nil
 	}
 }
 

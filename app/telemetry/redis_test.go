@@ -28,7 +28,7 @@ func newRedis(t *testing.T, r *recorder, adjust ...func(*redis.Options)) *redis.
 	}
 	client := redis.NewClient(options)
 	t.Cleanup(func() { _ = client.Close() })
-	require.NoError(t, instrumentRedis(client, r.tracers, r.meters))
+	require.NoError(t, instrumentRedis(client, r.wire, r.tracers, r.meters))
 	return client
 }
 
@@ -147,7 +147,7 @@ func TestHelloThatCarriesAPasswordIsDescribedOnItsOwnSpan(t *testing.T) {
 	options.Password = "secret"
 	second := redis.NewClient(&options)
 	t.Cleanup(func() { _ = second.Close() })
-	require.NoError(t, instrumentRedis(second, r.tracers, r.meters))
+	require.NoError(t, instrumentRedis(second, r.wire, r.tracers, r.meters))
 
 	ctx, request := r.tracers.Tracer("test").Start(t.Context(), "request")
 	require.NoError(t, second.Set(ctx, "k", "v", 0).Err())
@@ -183,7 +183,7 @@ func TestHungRedisObeysTheContext(t *testing.T) {
 	RedisOptions(options)
 	client := redis.NewClient(options)
 	t.Cleanup(func() { _ = client.Close() })
-	require.NoError(t, instrumentRedis(client, r.tracers, r.meters))
+	require.NoError(t, instrumentRedis(client, r.wire, r.tracers, r.meters))
 	require.NoError(t, client.Set(t.Context(), "k", "v", 0).Err())
 	require.NoError(t, server.Pause())
 
@@ -214,7 +214,7 @@ func TestClusterNodesAreInstrumented(t *testing.T) {
 	r := record(t)
 	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{server.Addr()}, DisableIdentity: true})
 	t.Cleanup(func() { _ = cluster.Close() })
-	require.NoError(t, instrumentRedis(cluster, r.tracers, r.meters))
+	require.NoError(t, instrumentRedis(cluster, r.wire, r.tracers, r.meters))
 	require.NoError(t, cluster.Set(t.Context(), "k", "v", 0).Err())
 	_, err = cluster.Pipelined(t.Context(), func(p redis.Pipeliner) error {
 		p.Get(t.Context(), "k")

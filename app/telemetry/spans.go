@@ -1,35 +1,35 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"sync/atomic"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
 // spanCounter counts the spans of calls to stores as they end, and the calls that they account for. It sees exactly
-// what the exporter is given, so its sums are our side of the audit's ledger; the servers' own counters are the other.
+// what the exporter is given, so its sums are our side of the audit; the servers' own counters are the other.
 type spanCounter struct {
-	spans, calls metric.Int64Counter
-	labels       memo[label, []metric.AddOption]
+	ended                    atomic.Int64 // of all spans, also those of no store
+	spans, calls, roundTrips counts
 }
 
-type label struct{ system, operation string }
-
 func newSpanCounter(provider metric.MeterProvider) (*spanCounter, error) {
-	meter := provider.Meter(scope)
-	spans, faultySpans := meter.Int64Counter(TelemetrySpans, metric.WithUnit("{span}"),
-		metric.WithDescription("Ended spans of calls to stores"))
-	calls, faultyCalls := meter.Int64Counter(TelemetryCalls, metric.WithUnit("{call}"),
-		metric.WithDescription("Commands and statements that the ended spans account for"))
-	return &spanCounter{spans: spans, calls: calls}, errors.Join(faultySpans, faultyCalls)
+	c, meter := &spanCounter{}, provider.Meter(scope)
+	return c, errors.Join(
+		c.spans.export(meter, TelemetrySpans, "{span}", "Ended spans of calls to stores", "system", "operation"),
+		c.calls.export(meter, TelemetryCalls, "{call}",
+			"Commands and statements that the ended spans account for", "system", "operation"),
+	)
 }
 
 // OnEnd counts one span.
 func (c *spanCounter) OnEnd(span sdktrace.ReadOnlySpan) {
+	c.ended.Add(1)
 	e, ok := readEntry(span)
 	if !ok {
 		return
@@ -38,27 +38,20 @@ func (c *spanCounter) OnEnd(span sdktrace.ReadOnlySpan) {
 	if name == "" {
 		name = span.Name()
 	}
-	c.count(c.spans, 1, e.system, name)
+	c.spans.add(e.system, name, 1)
+	c.roundTrips.add(e.system, "", e.roundTrips)
 	for i, name := range e.names {
-		c.count(c.calls, e.counts[i], e.system, name)
+		c.calls.add(e.system, name, e.counts[i])
 	}
 	if e.isOneCall() {
-		c.count(c.calls, 1, e.system, e.operation)
+		c.calls.add(e.system, cmp.Or(e.statement, e.operation), 1)
 	}
 }
 
-func (c *spanCounter) count(counter metric.Int64Counter, n int64, system, operation string) {
-	counter.Add(context.Background(), n, c.labels.get(label{system, operation}, label.options)...)
-}
-
-func (l label) options() []metric.AddOption {
-	return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(
-		attribute.String("system", l.system), attribute.String("operation", l.operation)))}
-}
-
-// entry is what the ledger wants to know of a span.
+// entry is what the books want to know of a span.
 type entry struct {
 	system, operation string
+	statement         string // its name, if it has one
 	names             []string
 	counts            []int64
 	roundTrips        int64
@@ -72,6 +65,8 @@ func readEntry(span sdktrace.ReadOnlySpan) (e entry, ok bool) {
 			e.system = a.Value.AsString()
 		case semconv.DBOperationNameKey:
 			e.operation = a.Value.AsString()
+		case semconv.DBQuerySummaryKey:
+			e.statement = a.Value.AsString()
 		case SpanCallNames:
 			e.names = a.Value.AsStringSlice()
 		case SpanCallCounts:
@@ -91,7 +86,7 @@ func (e entry) isOneCall() bool {
 	if e.operation == "" || e.names != nil || e.roundTrips == 0 {
 		return false
 	}
-	return !e.failed || e.system == semconv.DBSystemNameRedis.Value.AsString()
+	return !e.failed || e.system == redisSystem
 }
 
 // OnStart does nothing.

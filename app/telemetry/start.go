@@ -67,7 +67,7 @@ func Start(ctx context.Context, cfg Config) (shutdown func(context.Context) erro
 	if err != nil {
 		return nil, err
 	}
-	running := providers{resource: described, logs: logs}
+	running := providers{instance: cfg.Instance, resource: described, logs: logs}
 	var wanted []func(context.Context) error
 	// Metrics come first: exporters and processors look for the meter provider, to count what they lose, as they are
 	// made.
@@ -110,6 +110,7 @@ func describe(ctx context.Context, cfg Config) (*resource.Resource, error) {
 
 // providers are the signals that were started: each adds what ends it.
 type providers struct {
+	instance string
 	resource *resource.Resource
 	logs     logging
 	ends     []func(context.Context) error
@@ -162,11 +163,13 @@ func (p *providers) startTraces(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	exported := &countingExporter{SpanExporter: exporter}
 	provider := sdktrace.NewTracerProvider(append(sampling(),
 		sdktrace.WithResource(p.resource),
 		sdktrace.WithSpanProcessor(counting),
-		sdktrace.WithBatcher(exporter, batching...),
+		sdktrace.WithBatcher(exported, batching...),
 	)...)
+	process.opened(p.instance, counting, exported, provider.ForceFlush)
 	p.ends = append(p.ends, provider.Shutdown)
 	otel.SetTracerProvider(provider)
 	return nil

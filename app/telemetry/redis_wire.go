@@ -1,0 +1,73 @@
+package telemetry
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"nervous/app/roundtrips"
+)
+
+// redisConn reads along what a client writes, and sees when it begins to wait for the answer. A connection that has
+// subscribed is beyond the hooks: it goes on to write SUBSCRIBE, UNSUBSCRIBE and PING by itself and waits for nothing,
+// so its commands are no round-trips, and unhooked is told of each.
+type redisConn struct {
+	net.Conn
+	wire     *wire
+	unhooked func(operation string)
+
+	commands   commandReader
+	last       command // mostly it is the same a thousand times
+	count      *atomic.Int64
+	asked      atomic.Bool // something was written since the last read
+	subscribed atomic.Bool
+}
+
+// Write reads along. go-redis writes a connection from one goroutine at a time, and mostly whole commands.
+func (c *redisConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.asked.Store(true)
+	c.commands.follow(p[:n], c.wrote)
+	return n, err
+}
+
+func (c *redisConn) wrote(word command) {
+	if word != c.last || c.count == nil {
+		c.last, c.count = word, c.wire.calls.of(redisSystem, word.operation().name)
+	}
+	c.count.Add(1)
+	if strings.HasSuffix(word.name, "subscribe") {
+		c.subscribed.Store(true)
+	}
+	if c.subscribed.Load() {
+		c.unhooked(word.operation().name)
+	}
+}
+
+// Read counts a round-trip at the first read after something was written.
+func (c *redisConn) Read(p []byte) (int, error) {
+	if c.asked.Swap(false) && !c.subscribed.Load() {
+		c.wire.answered(roundtrips.Redis)
+	}
+	return c.Conn.Read(p)
+}
+
+// SyscallConn lets go-redis look for connections that the server has closed, as it would without us.
+func (c *redisConn) SyscallConn() (syscall.RawConn, error) {
+	if conn, ok := c.Conn.(syscall.Conn); ok {
+		return conn.SyscallConn()
+	}
+	return nil, syscall.EINVAL // of a TLS connection nobody can ask that
+}
+
+// unhooked makes a span of a command that no hook was told of. Nobody waits for its answer, so it has no duration.
+func (h *redisHook) unhooked(operation string) {
+	_, span := h.tracer.Start(context.Background(), operation, trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(h.system, h.namespace, SpanRoundTrips.Int64(0),
+			SpanCallNames.StringSlice([]string{operation}), SpanCallCounts.Int64Slice([]int64{1})))
+	span.End()
+}
