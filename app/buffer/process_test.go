@@ -38,7 +38,7 @@ func (p *process) goOn() {
 	p.Call("GoOn", struct{}{}, &struct{}{})
 }
 
-// add adds the payments from the first to the last, and returns the trace in which that was done.
+// add adds the payments from the first to the last, and returns the span in which that was done.
 func (p *process) add(name string, first, last int64) (producer string) {
 	p.t.Helper()
 	p.Call("Add", Payments{name, first, last}, &producer)

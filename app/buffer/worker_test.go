@@ -109,19 +109,19 @@ func (p Payments) ids() (ids []int64) {
 	return ids
 }
 
-// Add adds payments to a buffer, and answers with the trace in which that was done.
+// Add adds payments to a buffer, and answers with the span in which that was done.
 func (w *worker) Add(p Payments, producer *string) error {
 	ctx, span := w.tracer.Start(context.Background(), "add")
 	defer span.End()
-	*producer = span.SpanContext().TraceID().String()
+	*producer = span.SpanContext().SpanID().String()
 	return w.buffers.Open(p.Buffer).Add(ctx, p.ids()...)
 }
 
-// Flush flushes a buffer, and answers with the trace that asked for it too.
+// Flush flushes a buffer, and answers with the span that asked for it too.
 func (w *worker) Flush(name string, done *Flush) (err error) {
 	ctx, span := w.tracer.Start(context.Background(), "ask for a flush")
 	defer span.End()
-	done.Cause = span.SpanContext().TraceID().String()
+	done.Cause = span.SpanContext().SpanID().String()
 	done.Flushed, err = w.buffers.Open(name).Flush(ctx)
 	return err
 }

@@ -165,15 +165,20 @@ func (c *Cache[V]) fetch(ctx context.Context, key string) Answer[V] {
 // serveStale gives the refresh that it starts or joins a moment to finish, and then serves what it has.
 func (c *Cache[V]) serveStale(ctx context.Context, key string, found *entry[V]) Answer[V] {
 	f := c.join(ctx, key, found, causeStale)
+	var holder trace.SpanContext
 	if c.options.SoftTimeout > 0 {
 		soft, cancel := context.WithTimeout(ctx, c.options.SoftTimeout)
 		defer cancel()
 		// That there is no value any more is an answer too.
-		if fresh := c.await(soft, f, found); fresh.Err == nil || errors.Is(fresh.Err, ErrNotFound) {
+		fresh := c.await(soft, f, found)
+		if fresh.Err == nil || errors.Is(fresh.Err, ErrNotFound) {
 			return fresh
 		}
+		holder = fresh.Info.Holder
 	}
-	return c.answer(found, ResultStale, c.clock.now())
+	stale := c.answer(found, ResultStale, c.clock.now())
+	stale.Info.Holder = holder
+	return stale
 }
 
 // Refresh computes the value of key anew and returns it: nothing that was begun before the call counts. Calls at the
@@ -215,7 +220,7 @@ func (c *Cache[V]) refreshEarly(ctx context.Context, key string, seen *entry[V])
 			defer c.mu.Unlock()
 			delete(c.refreshing, key)
 		}()
-		ctx, span := c.tel.startRefresh(c.options.Detach(ctx), trace.LinkFromContext(ctx))
+		ctx, span := c.tel.startRefresh(c.options.Detach(ctx), trace.SpanContextFromContext(ctx))
 		defer span.End()
 		l, reply, err := c.tryLease(ctx, key, seen)
 		if err == nil && reply.status == leaseAcquired {

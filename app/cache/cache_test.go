@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,9 +11,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/otel/attribute"
-	sdk "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"nervous/app/cache"
 	"nervous/app/servicetest"
@@ -129,52 +125,6 @@ func TestTheFirstCallerMayLeave(t *testing.T) {
 	got := <-second
 	require.NoError(t, got.err)
 	require.Equal(t, "k #1", got.value)
-}
-
-func TestAWaiterLinksToWhomItWaitsFor(t *testing.T) {
-	t.Parallel()
-	server, l := servicetest.Redis(t), newLoader()
-	exporter := tracetest.NewInMemoryExporter()
-	tracers := sdk.NewTracerProvider(sdk.WithSyncer(exporter))
-	leader := newReplica(t, server, cache.Options[string]{Load: l.load, TracerProvider: tracers})
-	other := newReplica(t, server, cache.Options[string]{Load: l.load, TracerProvider: tracers})
-
-	led := get(t.Context(), leader, "k")
-	<-l.started
-	waiting := get(t.Context(), other, "k")
-	eventually(t, func() bool { // the other replica has asked for the lease too, and been told who holds it
-		stats, err := other.rdb.InfoMap(t.Context(), "commandstats").Result()
-		return err == nil && strings.HasPrefix(stats["Commandstats"]["cmdstat_evalsha"], "calls=2,")
-	})
-	l.release <- nil
-	require.Equal(t, cache.ResultMiss, (<-led).info.Result)
-	waited := <-waiting
-	require.NoError(t, waited.err)
-	require.Equal(t, cache.ResultWait, waited.info.Result)
-	hit := <-get(t.Context(), leader, "k")
-	require.Equal(t, cache.ResultHit, hit.info.Result)
-
-	spans := map[string]tracetest.SpanStub{}
-	for _, s := range exporter.GetSpans() {
-		name := s.Name
-		for _, a := range s.Attributes {
-			if a.Key == "cache.result" {
-				name += " " + a.Value.AsString()
-			}
-		}
-		spans[name] = s
-	}
-	fill := spans["cache.fill"]
-	require.Equal(t, fill.SpanContext.TraceID(), spans["cache.get miss"].SpanContext.TraceID())
-	produced := spans["cache.get hit"].Links
-	require.Len(t, produced, 1)
-	require.Equal(t, fill.SpanContext.SpanID(), produced[0].SpanContext.SpanID())
-	require.Equal(t, attribute.String("link.kind", "producer"), produced[0].Attributes[0])
-	held := spans["cache.get wait"].Links
-	require.Len(t, held, 1)
-	require.Equal(t, fill.SpanContext.TraceID(), held[0].SpanContext.TraceID())
-	require.NotEqual(t, held[0].SpanContext.TraceID(), spans["cache.get wait"].SpanContext.TraceID())
-	require.Equal(t, attribute.String("link.kind", "holder"), held[0].Attributes[0])
 }
 
 func TestADeadLeaderIsSucceeded(t *testing.T) {

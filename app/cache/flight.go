@@ -26,7 +26,7 @@ type flight[V any] struct {
 	outcome outcome[V]
 }
 
-// holder is who has the lease: the span in which the work is done, and the replica that does it.
+// holder is who does the work: the span in which it is done, and the replica.
 type holder struct {
 	span    trace.SpanContext
 	replica string
@@ -73,7 +73,7 @@ func (c *Cache[V]) join(ctx context.Context, key string, seen *entry[V], why cau
 	end := func() {}
 	if why == causeStale {
 		var span trace.Span
-		ctx, span = c.tel.startRefresh(c.options.Detach(ctx), trace.LinkFromContext(ctx))
+		ctx, span = c.tel.startRefresh(c.options.Detach(ctx), trace.SpanContextFromContext(ctx))
 		end = func() { span.End() }
 	} else {
 		ctx = context.WithoutCancel(ctx)
@@ -124,11 +124,12 @@ func (c *Cache[V]) await(ctx context.Context, b boarding[V], stale *entry[V]) An
 	started := time.Now()
 	b.aboard.Add(1)
 	defer b.aboard.Add(-1)
-	holder := func() (sc trace.SpanContext) {
-		if known := b.holder.Load(); known != nil {
-			sc = known.span
+	holder := func() trace.SpanContext {
+		known := b.holder.Load()
+		if known == nil || known.span.Equal(trace.SpanContextFromContext(ctx)) {
+			return trace.SpanContext{} // nobody, or the request itself
 		}
-		return sc
+		return known.span
 	}
 	select {
 	case <-ctx.Done():
@@ -150,10 +151,7 @@ func (c *Cache[V]) await(ctx context.Context, b boarding[V], stale *entry[V]) An
 		c.tel.waited(ctx, "flight", time.Since(started))
 	}
 	answer := c.answer(out.entry, result, c.clock.now())
-	answer.Info.Stored = out.stored
-	if result == ResultWait {
-		answer.Info.Holder = holder()
-	}
+	answer.Info.Stored, answer.Info.Holder = out.stored, holder()
 	return answer
 }
 
@@ -211,10 +209,15 @@ func (c *Cache[V]) fly(ctx context.Context, key string, f *flight[V], seen *entr
 	}
 }
 
-// lead fills under the lease, for everybody.
-func (c *Cache[V]) lead(ctx context.Context, key string, f *flight[V], l lease, why cause) outcome[V] {
+// take has the flight do the work itself: whoever waits for it waits for this span.
+func (c *Cache[V]) take(ctx context.Context, f *flight[V]) {
 	f.holder.Store(&holder{trace.SpanContextFromContext(ctx), c.options.Replica})
 	f.leads.Store(true)
+}
+
+// lead fills under the lease, for everybody.
+func (c *Cache[V]) lead(ctx context.Context, key string, f *flight[V], l lease, why cause) outcome[V] {
+	c.take(ctx, f)
 	event(ctx, "lease.acquired")
 	filled, err := c.fill(ctx, key, l, why)
 	if err != nil {
@@ -229,7 +232,7 @@ func (c *Cache[V]) lead(ctx context.Context, key string, f *flight[V], l lease, 
 
 // bypass loads without Redis: at most one fill a key, and a few in all, in this process.
 func (c *Cache[V]) bypass(ctx context.Context, key string, f *flight[V], unreachable error) outcome[V] {
-	f.leads.Store(true)
+	c.take(ctx, f)
 	event(ctx, "lease.unavailable")
 	ctx, cancel := context.WithTimeout(ctx, c.options.LoadTimeout)
 	defer cancel()

@@ -41,6 +41,7 @@ type Info struct {
 	// Producer is the span of the fill that produced the value, possibly on another replica and long ago.
 	Producer trace.SpanContext
 
-	// Holder is the span of whoever held the lease that this request waited for, also when it waited in vain.
+	// Holder is the span in which the work was done that this request waited for, on whichever replica, also when it
+	// waited in vain. None where the request did the work itself.
 	Holder trace.SpanContext
 }

@@ -13,11 +13,7 @@ func TestWhoHearsNoMessagesReturnsByPoll(t *testing.T) {
 		leader, deaf := startProcess(t, b, settings{Held: true}), startProcess(t, b, settings{})
 		led := leader.ask(Ask{"k", 1})
 		leader.started()
-		for _, node := range b.nodes { // cut, and not let in again
-			require.NoError(t, connect(t, node).ACLSetUser(t.Context(), "default", "-subscribe").Err())
-		}
-		b.cutSubscriptions(t)
-		eventually(t, func() bool { return b.subscribers(t) == 0 })
+		b.deafen(t)
 		waiting := deaf.ask(Ask{"k", 20})
 		deaf.waiters(20)
 		leader.release(Load{Value: "v"})
@@ -54,4 +50,14 @@ func (b backend) cutSubscriptions(t *testing.T) {
 	for _, node := range b.nodes {
 		require.NoError(t, connect(t, node).ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
 	}
+}
+
+// deafen ends the connections that listen, on all nodes, and lets none in again.
+func (b backend) deafen(t *testing.T) {
+	t.Helper()
+	for _, node := range b.nodes {
+		require.NoError(t, connect(t, node).ACLSetUser(t.Context(), "default", "-subscribe").Err())
+	}
+	b.cutSubscriptions(t)
+	eventually(t, func() bool { return b.subscribers(t) == 0 })
 }

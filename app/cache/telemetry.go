@@ -56,11 +56,13 @@ const (
 	SpanRefresh = "cache.refresh"
 )
 
-// The attribute of a link that says where it leads: to the fill that produced the value, or to whoever holds the lease.
+// The attribute of a link that says where it leads: from a Get to the fill that produced its value, unless it did that
+// itself, and to whoever did the work that it waited for; from a refresh to the Get that it was begun for.
 const (
 	linkKind     = "link.kind"
 	linkProducer = "producer"
 	linkHolder   = "holder"
+	linkCause    = "cause"
 )
 
 const scope = "nervous/app/cache"
@@ -142,8 +144,10 @@ func (t *instruments) startFill(ctx context.Context) (context.Context, trace.Spa
 	return t.tracer.Start(ctx, SpanFill, t.spanName)
 }
 
-func (t *instruments) startRefresh(ctx context.Context, cause trace.Link) (context.Context, trace.Span) {
-	return t.tracer.Start(ctx, SpanRefresh, t.spanName, trace.WithNewRoot(), trace.WithLinks(cause))
+func (t *instruments) startRefresh(ctx context.Context, cause trace.SpanContext) (context.Context, trace.Span) {
+	ctx, span := t.tracer.Start(ctx, SpanRefresh, t.spanName, trace.WithNewRoot())
+	addLink(span, linkCause, cause)
+	return ctx, span
 }
 
 // answered closes the books on one call of Get.
@@ -160,6 +164,8 @@ func (t *instruments) answered(ctx context.Context, span trace.Span, info Info, 
 	span.SetAttributes(attribute.String("cache.result", string(info.Result)))
 	if fromMemory {
 		span.SetAttributes(attribute.Float64("cache.value.age", info.Age.Seconds()))
+	}
+	if info.Result != ResultMiss {
 		addLink(span, linkProducer, info.Producer)
 	}
 	addLink(span, linkHolder, info.Holder)

@@ -100,6 +100,8 @@ func TestAWorkerThatWasPausedIsReplaced(t *testing.T) {
 		attempt := first.Spans(reconcile.SpanJob)[0]
 		require.NotEmpty(t, attempt.Events, "why it has left")
 		require.NotContains(t, attempt.Attributes, "reconcile.state", "it has not ended anything")
+		eventually(t, func() bool { return len(second.Spans(reconcile.SpanJob)) == 1 })
+		require.Equal(t, []string{attempt.ID}, second.Spans(reconcile.SpanJob)[0].Links["first_attempt"])
 		require.Equal(t, map[string]float64{string(by) + " done": 1},
 			second.Metric(reconcile.MetricDuration, "strategy", "outcome"))
 		require.Empty(t, first.Metric(reconcile.MetricDuration, "strategy", "outcome"))

@@ -1,8 +1,10 @@
 package reconcile_test
 
 import (
+	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"nervous/app/buffer"
@@ -23,7 +25,7 @@ func TestTheTracesOfARun(t *testing.T) {
 	job := replica.Spans(reconcile.SpanJob)[0]
 	require.True(t, job.Root)
 	require.Equal(t, run.TraceID, job.Trace)
-	require.Equal(t, map[string][]string{"cause": {started.Trace}}, job.Links)
+	require.Equal(t, map[string][]string{"cause": {started.Span}}, job.Links)
 	require.Equal(t, map[string]string{
 		"reconcile.strategy": "buffered", "reconcile.payments": "1000", "reconcile.attempt": "1", "reconcile.state": "done",
 	}, job.Attributes)
@@ -33,19 +35,19 @@ func TestTheTracesOfARun(t *testing.T) {
 	require.Len(t, pages, 2, "the second is empty")
 	for _, page := range pages {
 		require.True(t, page.Root)
-		require.Equal(t, map[string][]string{"job": {job.Trace}}, page.Links)
+		require.Equal(t, map[string][]string{"job": {job.ID}}, page.Links)
 		require.Equal(t, map[string]string{"reconcile.strategy": "buffered"}, page.Attributes)
 		require.NotEqual(t, job.Trace, page.Trace)
 	}
 	flushes := replica.Spans(buffer.SpanFlush)
 	require.Len(t, flushes, 1)
 	require.True(t, flushes[0].Root)
-	require.Equal(t, map[string][]string{"producer": {pages[0].Trace}, "cause": {job.Trace}}, flushes[0].Links)
+	require.Equal(t, map[string][]string{"producer": {pages[0].ID}, "cause": {job.ID}}, flushes[0].Links)
 
 	// A live event leads to its flush likewise.
 	event := replica.settled(middle)
 	eventually(t, func() bool { return len(replica.Spans(buffer.SpanFlush)) == 2 })
-	require.Equal(t, map[string][]string{"producer": {event.Trace}}, replica.Spans(buffer.SpanFlush)[1].Links)
+	require.Equal(t, map[string][]string{"producer": {event.Span}}, replica.Spans(buffer.SpanFlush)[1].Links)
 }
 
 // However many payments there are, the trace of a run is small, and that of a page no larger than a page.
@@ -69,7 +71,8 @@ func TestNoTraceGrowsWithThePayments(t *testing.T) {
 	require.Equal(t, 2, sizes[pages[1].Trace])
 }
 
-// Who takes a run over leads to the first worker's trace, which the record names.
+// Who takes a run over leads to the first worker, which the record names: where it was killed, no other trace of it is
+// left. One that comes back has a span that is there to be led to: TestAWorkerThatWasPausedIsReplaced.
 func TestATakeoverLeadsToTheFirstWorker(t *testing.T) {
 	t.Parallel()
 	s := newStores(t)
@@ -77,20 +80,32 @@ func TestATakeoverLeadsToTheFirstWorker(t *testing.T) {
 	doomed := s.replica(t, reconcile.Options{Silence: silence})
 	started := doomed.start(reconcile.BatchedReads)
 	s.blocked(t)
-	first := s.job(t, started.Job.ID).TraceID
-	require.Len(t, first, 32)
+	first := s.firstWorker(t, started.Job.ID)
 	doomed.Kill()
 	successor := s.replica(t, reconcile.Options{Silence: silence})
 	s.taken(t, started.Job.ID, 2)
 	release()
 	run := s.over(t, started.Job.ID)
-	require.Equal(t, first, run.TraceID)
+	require.Equal(t, first.trace, run.TraceID)
 	eventually(t, func() bool { return len(successor.Spans(reconcile.SpanJob)) == 1 })
 	job := successor.Spans(reconcile.SpanJob)[0]
-	require.NotEqual(t, first, job.Trace)
-	require.Equal(t, map[string][]string{"cause": {started.Trace}, "first_attempt": {first}}, job.Links)
+	require.NotEqual(t, first.trace, job.Trace)
+	require.Equal(t, map[string][]string{"cause": {started.Span}, "first_attempt": {first.span}}, job.Links)
 	require.Equal(t, "2", job.Attributes["reconcile.attempt"])
 	require.Equal(t, map[string]float64{"": 1}, successor.Metric(reconcile.MetricTakeovers))
+}
+
+// firstWorker is whom a run's record names.
+type firstWorker struct{ trace, span string }
+
+func (s stores) firstWorker(t *testing.T, id uuid.UUID) (first firstWorker) {
+	t.Helper()
+	var recorded string
+	require.NoError(t, s.pool.QueryRow(t.Context(),
+		"SELECT traceparent FROM reconcile_jobs WHERE id = $1", id).Scan(&recorded))
+	fields := strings.Split(recorded, "-")
+	require.Len(t, fields, 4, recorded)
+	return firstWorker{fields[1], fields[2]}
 }
 
 func TestMetrics(t *testing.T) {

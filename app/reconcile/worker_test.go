@@ -51,10 +51,10 @@ type Order struct {
 	Limit    int
 }
 
-// Started is a run that was started, in which trace; or the one that stood in the way.
+// Started is a run that was started, in which span; or the one that stood in the way.
 type Started struct {
 	Job     reconcile.Job
-	Trace   string
+	Span    string
 	Running uuid.UUID
 }
 
@@ -62,7 +62,7 @@ type Started struct {
 func (w *worker) Start(o Order, started *Started) (err error) {
 	ctx, span := otel.Tracer("test").Start(context.Background(), "ask for a run")
 	defer span.End()
-	started.Trace = span.SpanContext().TraceID().String()
+	started.Span = span.SpanContext().SpanID().String()
 	started.Job, err = w.reconciler.Start(ctx, o.Strategy, o.Limit)
 	if running, ok := errors.AsType[reconcile.RunningError](err); ok {
 		started.Running = running.ID
@@ -71,17 +71,17 @@ func (w *worker) Start(o Order, started *Started) (err error) {
 	return err
 }
 
-// Event is what became of a live event, and in which trace it came.
+// Event is what became of a live event, and in which span it came.
 type Event struct {
-	Path  reconcile.Path
-	Trace string
+	Path reconcile.Path
+	Span string
 }
 
 // Settled takes a live event.
 func (w *worker) Settled(payment int64, event *Event) (err error) {
 	ctx, span := otel.Tracer("test").Start(context.Background(), "settled")
 	defer span.End()
-	event.Trace = span.SpanContext().TraceID().String()
+	event.Span = span.SpanContext().SpanID().String()
 	event.Path, err = w.reconciler.Settled(ctx, payment)
 	return err
 }

@@ -53,7 +53,7 @@ func (c *counter) PID(_ struct{}, pid *int) error {
 	return nil
 }
 
-// Observe records one of each of what can be read, and answers with the trace that its span links to.
+// Observe records one of each of what can be read, and answers with the span that its span links to.
 func (c *counter) Observe(_ struct{}, linked *string) error {
 	ctx, meter, tracer := context.Background(), c.seen.MeterProvider.Meter("test"), c.seen.TracerProvider.Tracer("test")
 	even, odd := metric.WithAttributes(attribute.String("kind", "even"), attribute.Bool("late", true)),
@@ -73,7 +73,7 @@ func (c *counter) Observe(_ struct{}, linked *string) error {
 
 	_, cause := tracer.Start(ctx, "cause")
 	cause.End()
-	*linked = cause.SpanContext().TraceID().String()
+	*linked = cause.SpanContext().SpanID().String()
 	kind := attribute.String("link", "cause")
 	_, span := tracer.Start(ctx, "effect", trace.WithNewRoot(), trace.WithLinks(trace.Link{
 		SpanContext: cause.SpanContext(), Attributes: []attribute.KeyValue{kind},
@@ -157,8 +157,11 @@ func TestWhatAReplicaSaysOfItself(t *testing.T) {
 	require.Len(t, p.Spans(""), 2)
 	effects := p.Spans("effect")
 	require.Len(t, effects, 1)
-	require.NotEqual(t, linked, effects[0].Trace)
-	effects[0].Trace = ""
+	causes := p.Spans("cause")
+	require.Len(t, causes, 1)
+	require.Equal(t, linked, causes[0].ID)
+	require.NotEqual(t, causes[0].Trace, effects[0].Trace)
+	effects[0].Trace, effects[0].ID = "", ""
 	require.Equal(t, replica.Span{
 		Name: "effect", Root: true, Links: map[string][]string{"cause": {linked}}, Attributes: map[string]string{"n": "1"},
 		Events: []string{"happened", "refused"},

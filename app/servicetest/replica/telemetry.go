@@ -99,9 +99,9 @@ func (q Question) key(attributes attribute.Set) string {
 
 // Span is a span that has ended.
 type Span struct {
-	Name, Trace, Error string
-	Root               bool
-	// Links are traces, by kind.
+	Name, Trace, ID, Error string
+	Root                   bool
+	// Links are the ids of spans, by kind.
 	Links      map[string][]string
 	Attributes map[string]string
 	// Events are their names, and what an error said.
@@ -120,12 +120,13 @@ func (t *Telemetry) Spans(name string, spans *[]Span) error {
 
 func describe(ended sdktrace.ReadOnlySpan) Span {
 	s := Span{
-		Name: ended.Name(), Trace: ended.SpanContext().TraceID().String(), Error: ended.Status().Description,
-		Root: !ended.Parent().IsValid(), Links: map[string][]string{}, Attributes: map[string]string{},
+		Name: ended.Name(), Trace: ended.SpanContext().TraceID().String(), ID: ended.SpanContext().SpanID().String(),
+		Error: ended.Status().Description, Root: !ended.Parent().IsValid(),
+		Links: map[string][]string{}, Attributes: map[string]string{},
 	}
 	for _, link := range ended.Links() {
 		for _, kind := range link.Attributes {
-			s.Links[kind.Value.String()] = append(s.Links[kind.Value.String()], link.SpanContext.TraceID().String())
+			s.Links[kind.Value.String()] = append(s.Links[kind.Value.String()], link.SpanContext.SpanID().String())
 		}
 	}
 	for _, a := range ended.Attributes() {
