@@ -72,6 +72,8 @@ var (
 		{telemetry.StoreRoundTrips, "{round_trip}", counter},
 		{telemetry.TelemetrySpans, "{span}", counter},
 		{telemetry.TelemetryCalls, "{call}", counter},
+		{telemetry.WireCalls, "{call}", counter},
+		{telemetry.WireRoundTrips, "{round_trip}", counter},
 		{telemetry.ConnectionWaits, "{wait}", counter},
 	}
 	conventional = []struct {
@@ -94,6 +96,14 @@ var (
 		{otelconv.SDKProcessorSpanProcessed{}, counter},
 		{otelconv.SDKProcessorSpanQueueSize{}, gauge},
 		{otelconv.SDKProcessorSpanQueueCapacity{}, gauge},
+	}
+	// The collector's own, of what it does with spans (all counters).
+	collector = []string{
+		"otelcol_receiver_accepted_spans", "otelcol_receiver_refused_spans",
+		"otelcol_processor_tail_sampling_count_traces_sampled",
+		"otelcol_processor_tail_sampling_global_count_traces_sampled",
+		"otelcol_processor_tail_sampling_sampling_trace_dropped_too_early",
+		"otelcol_exporter_send_failed_spans", "otelcol_exporter_enqueue_failed_spans",
 	}
 	// Prometheus's own.
 	builtIn = []string{"ALERTS", "target_info"}
@@ -143,6 +153,9 @@ func exported(t *testing.T) []string {
 	}
 	for _, m := range conventional {
 		names = append(names, series(m.instrument.Name(), m.instrument.Unit(), m.kind)...)
+	}
+	for _, name := range collector {
+		names = append(names, series(name, "", counter)...)
 	}
 	for _, m := range k6BuiltIn {
 		names = append(names, series("k6_"+m.name, m.unit, m.kind)...)
@@ -265,12 +278,14 @@ func TestEveryMetricOfOursIsShown(t *testing.T) {
 
 type query struct{ where, expression string }
 
-// queries returns the panels' and the annotations' queries.
+// queries returns what the panels and the annotations ask of Prometheus.
 func (d dashboard) queries() []query {
 	var queries []query
 	for _, p := range d.graphs() {
 		for _, target := range p.Targets {
-			queries = append(queries, query{p.Title + ", " + target.RefID, target.Expr})
+			if target.Datasource == prometheus {
+				queries = append(queries, query{p.Title + ", " + target.RefID, target.Expr})
+			}
 		}
 	}
 	for _, a := range d.Annotations.List {
