@@ -25,6 +25,7 @@ var allowed = map[string]struct {
 	"trending":   {[]string{"cache", "roundtrips"}, "the feature shows how to use the mechanism"},
 	"reconcile":  {[]string{"buffer", "roundtrips"}, "the feature shows how to use the mechanism"},
 	"telemetry":  {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
+	"audit":      {[]string{"roundtrips", "telemetry"}, "it holds what telemetry says against what servers counted"},
 	"api": {
 		[]string{"cache", "identity", "ratelimit", "reconcile", "roundtrips", "trending"},
 		"it turns features and their accounts into HTTP",
@@ -36,8 +37,8 @@ var allowed = map[string]struct {
 	},
 	"": {
 		[]string{
-			"api", "buffer", "cache", "identity", "migrations", "ratelimit", "reconcile", "roundtrips", "seed", "telemetry",
-			"trending",
+			"api", "audit", "buffer", "cache", "identity", "migrations", "ratelimit", "reconcile", "roundtrips", "seed",
+			"telemetry", "trending",
 		},
 		"main wires everything, and alone knows everybody",
 	},

@@ -161,6 +161,14 @@ type jobConfig struct {
 	AllowStrategyOverride bool `env:"ALLOW_STRATEGY_OVERRIDE" envDefault:"false"`
 }
 
+// auditConfig is the part of the configuration that `audit` needs: what the replicas have, so that it asks the same
+// servers.
+type auditConfig struct {
+	Database database
+	Redis    redisStore
+	Tokens   tokenConfig
+}
+
 // tokenConfig is the part of the configuration that `token` needs.
 type tokenConfig struct {
 	// TOKEN_SECRET signs bearer tokens, and is the same on every replica: `openssl rand -base64 33` makes a good one.
@@ -191,6 +199,19 @@ func loadJobConfig(getenv func(string) string) (jobConfig, error) {
 	var j jobConfig
 	err := parse(&j, getenv)
 	return j, err
+}
+
+func (a *auditConfig) validate(f *faults) {
+	a.Database.validate(f)
+	a.Redis.validate(f)
+	a.Tokens.validate(f)
+}
+
+// loadAuditConfig reads what `audit` needs.
+func loadAuditConfig(getenv func(string) string) (auditConfig, error) {
+	var a auditConfig
+	err := parse(&a, getenv)
+	return a, err
 }
 
 // loadTokenConfig reads what `token` needs.

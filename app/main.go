@@ -1,7 +1,8 @@
 // Command app is the whole service in one binary: `serve` answers requests, `migrate` and `seed` prepare the truth in
-// Postgres, `reconcile` and `reset` do and undo the batch job, `token` mints what callers show, `healthcheck` asks a
-// running replica whether it is ready. Configuration comes from the environment (see config.go); a faulty one stops the
-// start with every fault listed. Exit status: 0 done, 1 failed, 2 wrong use.
+// Postgres, `reconcile` and `reset` do and undo the batch job, `audit` measures whether every call to a store is
+// traced, `token` mints what callers show, `healthcheck` asks a running replica whether it is ready. Configuration
+// comes from the environment (see config.go); a faulty one stops the start with every fault listed. Exit status: 0
+// done, 1 failed, 2 wrong use.
 package main
 
 import (
@@ -36,6 +37,7 @@ func commands() []command {
 		{"seed", "load the demo data, or finish and freshen what is there", runSeed},
 		{"reconcile", "compare payments with settlements, and mark those that agree", runReconcile},
 		{"reset", "make every payment pending again (demo only)", runReset},
+		{"audit", "measure whether every call to the stores is traced (demo only)", runAudit},
 		{"token", "mint a bearer token for a caller", runToken},
 		{"healthcheck", "exit 0 when the replica on this machine is ready", runHealthcheck},
 	}

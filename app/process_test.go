@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -43,9 +45,10 @@ type replicaProcess struct {
 // DATABASE_URL and REDIS_URL must be among them. It ends with its test.
 func startReplica(t testing.TB, name string, variables map[string]string) *replicaProcess {
 	t.Helper()
-	address := freeAddress(t)
+	address := cmp.Or(variables["LISTEN_ADDR"], freeAddress(t))
 	r := &replicaProcess{t: t, name: name, url: "http://" + address, ended: make(chan error, 1)}
-	r.cmd = exec.Command(os.Args[0])
+	// A context would kill it; it ends in order, or by its guard.
+	r.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])
 	r.cmd.Stdout, r.cmd.Stderr = t.Output(), t.Output()
 	r.cmd.Env = append(os.Environ(), commandVariable+"=serve", "LISTEN_ADDR="+address, "REPLICA_ID="+name,
 		"TOKEN_SECRET="+tokenSecret, "ALLOW_STRATEGY_OVERRIDE=true",
@@ -88,7 +91,9 @@ func (r *replicaProcess) awaitReady() {
 }
 
 func (r *replicaProcess) ready() bool {
-	answer, err := http.Get(r.url + "/readyz")
+	request, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, r.url+"/readyz", nil)
+	require.NoError(r.t, err)
+	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return false
 	}
@@ -109,7 +114,7 @@ func (r *replicaProcess) Signal(s os.Signal) {
 func (r *replicaProcess) Kill() {
 	r.t.Helper()
 	r.Signal(syscall.SIGKILL)
-	<-r.ended
+	_ = <-r.ended // how it ended is known
 	r.ended <- nil
 }
 

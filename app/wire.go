@@ -87,6 +87,7 @@ func build(ctx context.Context, c config) (*service, error) {
 		DefaultStrategy:       c.Trending.Strategy,
 		ReconcileStrategy:     c.Reconcile.Strategy,
 		AllowStrategyOverride: c.AllowStrategyOverride,
+		Ledger:                func(ctx context.Context) any { return telemetry.ReadLedger(ctx) },
 		Ready:                 s.ready,
 		Replica:               c.ReplicaID,
 		RequestTimeout:        c.RequestTimeout,

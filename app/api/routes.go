@@ -52,9 +52,12 @@ type Dependencies struct {
 	DefaultStrategy   trending.Strategy
 	ReconcileStrategy reconcile.Strategy
 
-	// AllowStrategyOverride lets callers choose a strategy, of the limits too, make the memory cold, and undo what was
-	// reconciled or counted. Only for a demo.
+	// AllowStrategyOverride lets callers choose a strategy, of the limits too, make the memory cold, undo what was
+	// reconciled or counted, and read the ledger. Only for a demo.
 	AllowStrategyOverride bool
+
+	// Ledger returns what can be said, as JSON, of this process's calls to the stores.
+	Ledger func(context.Context) any
 
 	// Ready returns nil while the replica can serve.
 	Ready func(context.Context) error
@@ -102,6 +105,8 @@ func New(d Dependencies) http.Handler {
 	if d.AllowStrategyOverride {
 		// Whoever has nothing left could not ask for it.
 		limits.exempt(e.DELETE("/ratelimit", limits.reset))
+		// To be counted would be a call to a store, which this is to tell about.
+		limits.exempt(e.GET("/ledger", ledger(d.Ledger)))
 	}
 
 	posts := trendingHandler{d.Trending, d.DefaultStrategy, d.AllowStrategyOverride}
@@ -121,8 +126,11 @@ func New(d Dependencies) http.Handler {
 		e.DELETE("/reconcile", payments.reset)
 	}
 
-	// Probes come every second from every side; their spans would bury the others.
-	notAProbe := func(r *http.Request) bool { return r.URL.Path != "/healthz" && r.URL.Path != "/readyz" }
+	// Probes come every second from every side; their spans would bury the others. And who reads how many spans there are
+	// makes none.
+	notAProbe := func(r *http.Request) bool {
+		return r.URL.Path != "/healthz" && r.URL.Path != "/readyz" && r.URL.Path != "/ledger"
+	}
 	// An address is whom a request counts for. The instrumentation would write it into the span, and believe whatever
 	// X-Forwarded-For says; the last to set an attribute wins.
 	anonymous := trace.WithAttributes(

@@ -11,6 +11,10 @@ import (
 // itself is never kept, because it may contain literals.
 type statement struct{ word, name string }
 
+// StatementName is what telemetry calls the SQL: by its name if its author gave it one, as `-- name: TopPosts :many` in
+// the first line, else by the word it begins with.
+func StatementName(sql string) string { return nameStatement(sql).title() }
+
 // nameStatement reads `-- name: TopPosts :many`, sqlc's heading, from the first line, and the first word of the SQL.
 func nameStatement(sql string) statement {
 	var s statement

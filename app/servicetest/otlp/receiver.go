@@ -1,5 +1,5 @@
-// Package otlp receives what a service exports, for tests that ask what really left the process: spans with their links,
-// the metrics' series, logs.
+// Package otlp receives what a service exports, for tests that ask what really left the process: spans with their
+// links, the metrics' series, logs.
 //
 //	r := otlp.Receive(t)
 //	start the service with OTEL_EXPORTER_OTLP_ENDPOINT=r.URL()
