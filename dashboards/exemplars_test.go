@@ -6,14 +6,17 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"nervous/app/cache"
 )
 
-// traced are the buckets whose exemplars are traces: those of every histogram that the service records, because it
-// records them in the context of the span that was measured. What k6 measures outside has no trace.
+// traced are the buckets whose exemplars lead to traces: those of the histograms that the service records, because it
+// records them in the context of the span that was measured. What k6 measures outside has no trace; and the age of what
+// was served is that of plain hits, of which the collector keeps so few that most dots would lead nowhere.
 func traced() []string {
 	var buckets []string
 	add := func(name, unit string, k kind) {
-		if k == histogram {
+		if k == histogram && name != cache.MetricValueAge {
 			buckets = append(buckets, series(name, unit, k)[0])
 		}
 	}

@@ -2,6 +2,7 @@ package dashboards_test
 
 import (
 	"encoding/json"
+	"io"
 	"math"
 	"net/http"
 	"net/url"
@@ -20,19 +21,78 @@ import (
 //	PROMETHEUS_URL=http://127.0.0.1:9090 go test -count=1 -run TestPanelsHaveData ./dashboards
 func TestPanelsHaveData(t *testing.T) {
 	t.Parallel()
-	server := os.Getenv("PROMETHEUS_URL")
-	if server == "" {
-		t.Skip("PROMETHEUS_URL is not set")
-	}
+	server := live(t, "PROMETHEUS_URL")
 	forEach(t, func(t *testing.T, d dashboard) {
 		for _, p := range d.graphs() {
 			for _, target := range p.Targets {
-				if !hasData(t, server, target) {
+				if target.Datasource == prometheus && !hasData(t, server, target) {
 					t.Errorf("%q, query %s is empty: %s", p.Title, target.RefID, target.Expr)
 				}
 			}
 		}
 	})
+}
+
+// So is a way from a span to a graph that is empty.
+func TestSpansLeadToData(t *testing.T) {
+	t.Parallel()
+	server := live(t, "PROMETHEUS_URL")
+	for _, q := range graphsOfSpans(t) {
+		if !hasData(t, server, target{Expr: q.expression}) {
+			t.Errorf("%s is empty: %s", q.where, q.expression)
+		}
+	}
+}
+
+// That nothing was found is often right; that nothing can be, because TraceQL does not read so, never is. With
+// TEMPO_URL every search is asked of a real Tempo.
+//
+//	TEMPO_URL=http://127.0.0.1:3200 go test -count=1 -v -run TestSearchesAreTraceQL ./dashboards
+func TestSearchesAreTraceQL(t *testing.T) {
+	t.Parallel()
+	server := live(t, "TEMPO_URL")
+	forEach(t, func(t *testing.T, d dashboard) {
+		for _, s := range d.searches(t) {
+			if s.query == "${__value.raw}" {
+				continue // a trace's id
+			}
+			query := grafanas.ReplaceAllString(s.query, "of the series")
+			found, refusal := findTraces(t, server, query)
+			require.Empty(t, refusal, "%s: %s", s.where, query)
+			t.Logf("%d traces: %s: %s", found, s.where, query)
+		}
+	})
+}
+
+// live returns the address of a server that the environment names.
+func live(t *testing.T, variable string) string {
+	t.Helper()
+	server := os.Getenv(variable)
+	if server == "" {
+		t.Skip(variable + " is not set")
+	}
+	return server
+}
+
+func findTraces(t *testing.T, server, query string) (found int, refusal string) {
+	t.Helper()
+	now := time.Now()
+	form := url.Values{
+		"q": {query}, "limit": {"20"}, "start": {seconds(now.Add(-15 * time.Minute))}, "end": {seconds(now)},
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server+"/api/search?"+form.Encode(), nil)
+	require.NoError(t, err)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	if response.StatusCode != http.StatusOK {
+		return 0, string(body)
+	}
+	var answer struct{ Traces []any }
+	require.NoError(t, json.Unmarshal(body, &answer))
+	return len(answer.Traces), ""
 }
 
 // What Grafana would put in for a range of 15 minutes and samples every 5 s.

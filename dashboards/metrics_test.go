@@ -97,17 +97,24 @@ var (
 		{otelconv.SDKProcessorSpanQueueSize{}, gauge},
 		{otelconv.SDKProcessorSpanQueueCapacity{}, gauge},
 	}
-	// The collector's own, of what it does with spans (all counters).
-	collector = []string{
-		"otelcol_receiver_accepted_spans", "otelcol_receiver_refused_spans",
-		"otelcol_processor_tail_sampling_count_traces_sampled",
-		"otelcol_processor_tail_sampling_global_count_traces_sampled",
-		"otelcol_processor_tail_sampling_sampling_trace_dropped_too_early",
-		"otelcol_exporter_send_failed_spans", "otelcol_exporter_enqueue_failed_spans",
-	}
 	// Prometheus's own.
 	builtIn = []string{"ALERTS", "target_info"}
 )
+
+// What the collector measures: itself, and each span that it was sent.
+var collector = []struct {
+	name, unit string
+	kind       kind
+}{
+	{"otelcol.receiver.accepted.spans", "", counter},
+	{"otelcol.receiver.refused.spans", "", counter},
+	{"otelcol.processor.tail_sampling.count_traces_sampled", "", counter},
+	{"otelcol.processor.tail_sampling.global_count_traces_sampled", "", counter},
+	{"otelcol.processor.tail_sampling.sampling_trace_dropped_too_early", "", counter},
+	{"otelcol.exporter.send_failed_spans", "", counter},
+	{"otelcol.exporter.enqueue_failed_spans", "", counter},
+	{"traces.span.metrics.duration", "s", histogram},
+}
 
 // What k6 measures by itself (https://grafana.com/docs/k6/latest/using-k6/metrics/reference), as far as it is shown.
 var k6BuiltIn = []struct {
@@ -154,8 +161,8 @@ func exported(t *testing.T) []string {
 	for _, m := range conventional {
 		names = append(names, series(m.instrument.Name(), m.instrument.Unit(), m.kind)...)
 	}
-	for _, name := range collector {
-		names = append(names, series(name, "", counter)...)
+	for _, m := range collector {
+		names = append(names, series(m.name, m.unit, m.kind)...)
 	}
 	for _, m := range k6BuiltIn {
 		names = append(names, series("k6_"+m.name, m.unit, m.kind)...)
