@@ -29,6 +29,7 @@ type measurements struct {
 
 	reconciling reconciling
 	limiting    limiting
+	audited     audited
 
 	thresholdsPassed bool // those of every load script
 }
@@ -52,7 +53,7 @@ type phase struct {
 // claims is the table. A later pattern adds its rows; one that a run cannot measure yet is left out, not guessed.
 func claims(m measurements) []claim {
 	return append(slices.Concat(
-		trendingClaims(m), reconcileClaims(m.reconciling), ratelimitClaims(m.limiting),
+		trendingClaims(m), reconcileClaims(m.reconciling), ratelimitClaims(m.limiting), auditClaims(m.audited),
 	), claim{
 		id:   "deploy.ready_seconds",
 		says: "data loaded and three replicas ready behind the door in under 60 s",

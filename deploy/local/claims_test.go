@@ -43,6 +43,7 @@ func measured(t *testing.T, text string) measurements {
 		takeover:    &takeover{took: 3500 * time.Millisecond, fill: 1200 * time.Millisecond, fills: 1},
 		reconciling: reconciled(t, asReconciled),
 		limiting:    results[limiting](t, asLimited),
+		audited:     asTraced(),
 	}
 }
 

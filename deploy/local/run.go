@@ -95,6 +95,9 @@ func (d *deployment) measure(ctx context.Context, g *graph, traces *traceMemory)
 	if err != nil {
 		return m, err
 	}
+	if m.audited.atSpike, err = d.countSpans(ctx); err != nil {
+		return m, err
+	}
 	m.waiterDelayP99 = traces.waiterDelayP99(ctx, results.Phases["lease"])
 	m.waiterDelayP99Of1000 = traces.waiterDelayP99(ctx, results.Phases["lease_1000"])
 	traces.endDelays()
@@ -114,6 +117,9 @@ func (d *deployment) measure(ctx context.Context, g *graph, traces *traceMemory)
 		return m, err
 	}
 	if m.limiting, err = d.limit(ctx); err != nil {
+		return m, err
+	}
+	if m.audited.report, err = d.audit(ctx); err != nil {
 		return m, err
 	}
 	m.thresholdsPassed = results.ThresholdsPassed && m.reconciling.ThresholdsPassed && m.limiting.ThresholdsPassed
