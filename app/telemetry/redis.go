@@ -69,9 +69,10 @@ func instrumentRedis(
 // addRedisHooks adds three hooks; the one added first is outermost. redisotel starts and ends the span. Ours inside it
 // sees that span and describes it; ours outside it gives the caller back the error that the inner one hid.
 func addRedisHooks(client *redis.Client, book *costs, wire *wire, tracers trace.TracerProvider) error {
+	ours := tracersFor(client.Options(), tracers)
 	client.AddHook(unveilErrors{})
 	err := redisotel.InstrumentTracing(client,
-		redisotel.WithTracerProvider(tracers),
+		redisotel.WithTracerProvider(ours),
 		redisotel.WithDBStatement(false), // the statement is every key and value, a lock's token among them
 		redisotel.WithCallerEnabled(false),
 		// By default it starts no span for a HELLO that carries a password, lest the statement showed it. Then our
@@ -80,7 +81,7 @@ func addRedisHooks(client *redis.Client, book *costs, wire *wire, tracers trace.
 		redisotel.WithCommandsFilter(func([]redis.Cmder) bool { return false }),
 	)
 	client.AddHook(&redisHook{
-		costs: book, wire: wire, tracer: tracers.Tracer(scope),
+		costs: book, wire: wire, tracer: ours.Tracer(scope),
 		namespace: semconv.DBNamespace(strconv.Itoa(client.Options().DB)),
 	})
 	return err

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"go.opentelemetry.io/otel/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"nervous/app/roundtrips"
 )
@@ -66,8 +66,8 @@ func (c *redisConn) SyscallConn() (syscall.RawConn, error) {
 
 // unhooked makes a span of a command that no hook was told of. Nobody waits for its answer, so it has no duration.
 func (h *redisHook) unhooked(operation string) {
-	_, span := h.tracer.Start(context.Background(), operation, trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(h.system, h.namespace, SpanRoundTrips.Int64(0),
-			SpanCallNames.StringSlice([]string{operation}), SpanCallCounts.Int64Slice([]int64{1})))
+	_, span := h.tracer.Start(context.Background(), operation)
+	span.SetAttributes(h.system, h.namespace, semconv.DBOperationName(operation), SpanRoundTrips.Int64(0),
+		SpanCallNames.StringSlice([]string{operation}), SpanCallCounts.Int64Slice([]int64{1}))
 	span.End()
 }
