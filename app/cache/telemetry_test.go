@@ -117,7 +117,7 @@ func TestAGetThatFailsLeadsToWhatFailed(t *testing.T) {
 	t.Parallel()
 	b := oneRedis(t)
 	leader := startProcess(t, b, settings{Held: true, Cooldown: time.Minute, Replica: "leader"})
-	impatient := startProcess(t, b, settings{LoadTimeout: 100 * time.Millisecond, Lease: 100 * time.Millisecond})
+	impatient := startProcess(t, b, settings{LoadTimeout: time.Second})
 	other := startProcess(t, b, settings{})
 	led := leader.ask(Ask{"k", 1})
 	leader.started()
