@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,14 +23,27 @@ import (
 func TestPanelsHaveData(t *testing.T) {
 	t.Parallel()
 	server := live(t, "PROMETHEUS_URL")
+	collected := hasData(t, server, target{Expr: "otelcol_receiver_accepted_spans_total"})
 	forEach(t, func(t *testing.T, d dashboard) {
 		for _, p := range d.graphs() {
 			for _, target := range p.Targets {
-				if target.Datasource == prometheus && !hasData(t, server, target) {
+				switch {
+				case target.Datasource != prometheus:
+				case !collected && asksCollector(target):
+					t.Logf("%q, query %s: this deployment has no collector", p.Title, target.RefID)
+				case !hasData(t, server, target):
 					t.Errorf("%q, query %s is empty: %s", p.Title, target.RefID, target.Expr)
 				}
 			}
 		}
+	})
+}
+
+// asksCollector tells whether a query is for what only the collector measures; deploy/local goes without one where the
+// machine has none.
+func asksCollector(asked target) bool {
+	return slices.ContainsFunc(collector, func(m measured) bool {
+		return strings.Contains(asked.Expr, series(m.name, m.unit, m.kind)[0])
 	})
 }
 

@@ -30,13 +30,16 @@ const (
 	histogram
 )
 
+// measured is an instrument, whoever has it.
+type measured struct {
+	name, unit string
+	kind       kind
+}
+
 // What the service exports. The names are the code's own constants, so that renaming a metric breaks this package and
 // not, weeks later, a panel.
 var (
-	ours = []struct {
-		name, unit string
-		kind       kind
-	}{
+	ours = []measured{
 		{cache.MetricRequests, "{request}", counter},
 		{cache.MetricFills, "{fill}", counter},
 		{cache.MetricFillDuration, "s", histogram},
@@ -102,10 +105,7 @@ var (
 )
 
 // What the collector measures: itself, and each span that it was sent.
-var collector = []struct {
-	name, unit string
-	kind       kind
-}{
+var collector = []measured{
 	{"otelcol.receiver.accepted.spans", "", counter},
 	{"otelcol.receiver.refused.spans", "", counter},
 	{"otelcol.processor.tail_sampling.count_traces_sampled", "", counter},
@@ -117,10 +117,7 @@ var collector = []struct {
 }
 
 // What k6 measures by itself (https://grafana.com/docs/k6/latest/using-k6/metrics/reference), as far as it is shown.
-var k6BuiltIn = []struct {
-	name, unit string
-	kind       kind
-}{
+var k6BuiltIn = []measured{
 	{"http_reqs", "", counter},
 	{"http_req_failed", "", counter},
 	{"http_req_duration", "ms", histogram},
