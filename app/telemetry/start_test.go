@@ -3,7 +3,6 @@ package telemetry
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"log/slog"
 	"net"
@@ -18,6 +17,8 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+
+	"nervous/app/servicetest/otlp"
 )
 
 // These tests set the global providers and the environment, so they are not parallel.
@@ -31,6 +32,14 @@ func startIt(t *testing.T) (log *safeBuffer, shutdown func(context.Context) erro
 	shutdown, err := Start(t.Context(), Config{Instance: "replica-1", LogWriter: log})
 	require.NoError(t, err)
 	return log, shutdown
+}
+
+// receive stands where the collector would.
+func receive(t *testing.T) *otlp.Receiver {
+	t.Helper()
+	r := otlp.Receive(t)
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", r.URL())
+	return r
 }
 
 type safeBuffer struct {
@@ -58,7 +67,7 @@ func (s *safeBuffer) lines() (lines []map[string]any) {
 }
 
 func TestAllSignalsArriveAndShareTheTrace(t *testing.T) {
-	c := startCollector(t)
+	c := receive(t)
 	t.Setenv("OTEL_GO_X_OBSERVABILITY", "true")
 	log, shutdown := startIt(t)
 
@@ -71,24 +80,31 @@ func TestAllSignalsArriveAndShareTheTrace(t *testing.T) {
 	span.End()
 	require.NoError(t, shutdown(t.Context()))
 
-	id, _ := hex.DecodeString("0af7651916cd43dd8448eb211c80319c")
-	require.Equal(t, map[string][]byte{"request": id}, c.spans)
-	require.Equal(t, map[string][]byte{"something happened": id}, c.logs)
-	require.Contains(t, c.metrics, "go.goroutine.count", "the runtime's")
-	require.EqualValues(t, 32768, c.metrics["otel.sdk.processor.span.queue.capacity"], "the SDK's own, and our queue")
-	require.Equal(t, "nervous", c.resource["service.name"])
-	require.Equal(t, "replica-1", c.resource["service.instance.id"])
-	require.Contains(t, c.resource, "service.version")
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	require.Len(t, c.Spans(""), 1)
+	require.Equal(t, "request", c.Spans("")[0].Name)
+	require.Equal(t, id, c.Spans("")[0].Trace)
+	require.Len(t, c.Logs(), 1)
+	require.Equal(t, "something happened", c.Logs()[0].Body)
+	require.Equal(t, id, c.Logs()[0].Trace)
+	require.NotEmpty(t, c.Points("go.goroutine.count"), "the runtime's")
+	capacity := c.Points("otel.sdk.processor.span.queue.capacity")
+	require.Len(t, capacity, 1, "the SDK's own")
+	require.InDelta(t, 32768, capacity[0].Value, 0, "our queue")
+	resource := c.Resource()
+	require.Equal(t, "nervous", resource["service.name"])
+	require.Equal(t, "replica-1", resource["service.instance.id"])
+	require.Contains(t, resource, "service.version")
 
 	local := log.lines()
 	require.Len(t, local, 1)
 	require.Equal(t, "something happened", local[0]["msg"])
-	require.Equal(t, "0af7651916cd43dd8448eb211c80319c", local[0]["trace_id"])
+	require.Equal(t, id, local[0]["trace_id"])
 	require.Equal(t, span.SpanContext().SpanID().String(), local[0]["span_id"])
 }
 
 func TestTheEnvironmentHasTheLastWord(t *testing.T) {
-	c := startCollector(t)
+	c := receive(t)
 	t.Setenv("OTEL_SERVICE_NAME", "other")
 	t.Setenv("OTEL_METRICS_EXPORTER", "none")
 	t.Setenv("OTEL_LOGS_EXPORTER", "none")
@@ -97,20 +113,20 @@ func TestTheEnvironmentHasTheLastWord(t *testing.T) {
 	slog.Info("said")
 	span.End()
 	require.NoError(t, shutdown(t.Context()))
-	require.Equal(t, "other", c.resource["service.name"])
-	require.Contains(t, c.spans, "request")
-	require.Empty(t, c.metrics)
-	require.Empty(t, c.logs)
+	require.Equal(t, "other", c.Resource()["service.name"])
+	require.Len(t, c.Spans("request"), 1)
+	require.Empty(t, c.Points(""))
+	require.Empty(t, c.Logs())
 	require.Len(t, log.lines(), 1)
 }
 
 func TestDisabledMeansSilent(t *testing.T) {
-	c := startCollector(t)
+	c := receive(t)
 	t.Setenv("OTEL_SDK_DISABLED", "true")
 	log, shutdown := startIt(t)
 	slog.Info("said")
 	require.NoError(t, shutdown(t.Context()))
-	require.Empty(t, c.resource)
+	require.Empty(t, c.Resource())
 	require.Len(t, log.lines(), 1)
 }
 

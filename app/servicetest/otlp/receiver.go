@@ -40,6 +40,7 @@ type Receiver struct {
 	spans   []Span
 	points  map[string]Point // by series: the last one
 	logs    []Log
+	from    map[string]string // who exported last
 	refused []error
 	changed chan struct{} // closed and replaced whenever something arrives
 }
@@ -93,6 +94,13 @@ func (r *Receiver) Logs() []Log {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.logs)
+}
+
+// Resource says who exported last: the attributes of its resource.
+func (r *Receiver) Resource() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.from)
 }
 
 // Until returns when the condition holds, looking again whenever something has arrived. It ends the test if that takes
@@ -157,6 +165,7 @@ func (r *Receiver) take(path string, body []byte) error {
 			return err
 		}
 		for _, from := range sent.ResourceSpans {
+			r.from = attributes(from.GetResource().GetAttributes())
 			r.spans = append(r.spans, readSpans(from)...)
 		}
 	case "/v1/metrics":
@@ -165,6 +174,7 @@ func (r *Receiver) take(path string, body []byte) error {
 			return err
 		}
 		for _, from := range sent.ResourceMetrics {
+			r.from = attributes(from.GetResource().GetAttributes())
 			for _, p := range readPoints(from) {
 				r.points[p.series()] = p
 			}
@@ -175,6 +185,7 @@ func (r *Receiver) take(path string, body []byte) error {
 			return err
 		}
 		for _, from := range sent.ResourceLogs {
+			r.from = attributes(from.GetResource().GetAttributes())
 			r.logs = append(r.logs, readLogs(from)...)
 		}
 	default:
