@@ -214,6 +214,7 @@ func (c *Cache[V]) refreshEarly(ctx context.Context, key string, seen *entry[V])
 		return
 	}
 	c.refreshing[key] = true
+	event(ctx, "refresh.early") // what tells this hit from others: a trace links to it
 	c.background.Go(func() {
 		defer func() {
 			c.mu.Lock()
