@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -39,6 +40,8 @@ type replicaProcess struct {
 	url   string
 	cmd   *exec.Cmd
 	ended chan error
+	// stderr is what it has logged: all of it once it has ended, and not to be read before.
+	stderr bytes.Buffer
 }
 
 // startReplica returns when the replica is ready. The variables are added to those that every test's replica has;
@@ -49,7 +52,7 @@ func startReplica(t testing.TB, name string, variables map[string]string) *repli
 	r := &replicaProcess{t: t, name: name, url: "http://" + address, ended: make(chan error, 1)}
 	// A context would kill it; it ends in order, or by its guard.
 	r.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])
-	r.cmd.Stdout, r.cmd.Stderr = t.Output(), t.Output()
+	r.cmd.Stdout, r.cmd.Stderr = t.Output(), io.MultiWriter(t.Output(), &r.stderr)
 	r.cmd.Env = append(os.Environ(), commandVariable+"=serve", "LISTEN_ADDR="+address, "REPLICA_ID="+name,
 		"TOKEN_SECRET="+tokenSecret, "ALLOW_STRATEGY_OVERRIDE=true",
 		// A machine that is busy with other tests is no fault of Redis's.
