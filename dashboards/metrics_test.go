@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/semconv/v1.43.0/goconv"
 	"go.opentelemetry.io/otel/semconv/v1.43.0/httpconv"
 	"go.opentelemetry.io/otel/semconv/v1.43.0/otelconv"
+	"gopkg.in/yaml.v3"
 
 	"nervous/app/api"
 	"nervous/app/buffer"
@@ -235,6 +236,32 @@ func TestQueriesNameMetricsThatExist(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An alert on a metric that nobody exports never fires, and its own test, which makes the metric up, does not see that.
+func TestAlertsNameMetricsThatExist(t *testing.T) {
+	t.Parallel()
+	known := exported(t)
+	paths, err := filepath.Glob("../deploy/prometheus/rules/*.yml")
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var file struct {
+			Groups []struct {
+				Rules []struct{ Alert, Expr string }
+			}
+		}
+		require.NoError(t, yaml.Unmarshal(content, &file))
+		for _, group := range file.Groups {
+			for _, rule := range group.Rules {
+				for _, metric := range metricsIn(rule.Expr) {
+					require.True(t, slices.Contains(known, metric), "%s: nothing exports %s", rule.Alert, metric)
+				}
+			}
+		}
+	}
 }
 
 // A window narrower than four samples leaves gaps; Grafana knows how wide it must be. Only what is compared with a rate
