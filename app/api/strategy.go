@@ -6,12 +6,15 @@ import (
 	"github.com/labstack/echo/v4"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 )
 
-// setStrategy labels the request's metrics with the strategy that answers it.
+// setStrategy labels the request's metrics and its span with the strategy that answers it.
 func setStrategy(c echo.Context, strategy string) {
+	label := attribute.String("strategy", strategy)
+	trace.SpanFromContext(c.Request().Context()).SetAttributes(label)
 	if labels, ok := otelhttp.LabelerFromContext(c.Request().Context()); ok {
-		labels.Add(attribute.String("strategy", strategy))
+		labels.Add(label)
 	}
 }
 
