@@ -150,23 +150,24 @@ func (l *load) liveEvents() {
 	})
 }
 
-// run has all payments reconciled by the strategy, and undoes it.
+// run has all payments reconciled by the strategy.
 func (l *load) run(strategy string) {
 	l.t.Helper()
-	l.over(l.start("one", strategy))
+	l.undo()
+	asked := l.start("one", strategy)
+	job := l.job(asked, "two", func(job answer) bool { return job.body.State == "done" })
+	l.runs[job.body.TraceID] = jobRun{asked, job}
 }
 
 func (l *load) start(replica, strategy string) (asked answer) {
 	l.t.Helper()
-	l.got(http.StatusNoContent, replica, http.MethodDelete, "/reconcile", "")
 	return l.got(http.StatusAccepted, replica, http.MethodPost, "/reconcile", `{"strategy":"`+strategy+`"}`)
 }
 
-// over returns once the run is.
-func (l *load) over(asked answer) {
+// undo has all payments pending again.
+func (l *load) undo() {
 	l.t.Helper()
-	job := l.job(asked, "two", func(job answer) bool { return job.body.State == "done" })
-	l.runs[job.body.TraceID] = jobRun{asked, job}
+	l.got(http.StatusNoContent, "one", http.MethodDelete, "/reconcile", "")
 }
 
 // job asks the replica for the run until what it says is right.
@@ -182,12 +183,15 @@ func (l *load) job(asked answer, replica string, right func(answer) bool) (job a
 // takeover kills whoever works on a run. Another one ends it.
 func (l *load) takeover() {
 	l.t.Helper()
-	asked := l.start("three", "batched_reads")
+	l.undo()
 	release := l.hold("SELECT FROM payments WHERE id = 70 FOR UPDATE")
+	asked := l.start("three", "batched_reads")
 	first := l.job(asked, "one", func(job answer) bool { return job.body.Attempts == 1 })
 	l.killed = first.body.Replica
 	l.received.Until(l.t, "a sign of life", func() bool {
-		return slices.ContainsFunc(l.received.Spans(""), func(s otlp.Span) bool { return s.Trace == first.body.TraceID })
+		return slices.ContainsFunc(l.received.Spans("reconcile_write"), func(s otlp.Span) bool {
+			return s.Trace == first.body.TraceID
+		})
 	})
 	l.replicas[l.killed].Kill()
 	release()
