@@ -42,8 +42,8 @@ type atLeastAtMost [2]int
 // The shares are of ids drawn at random; their spread is three standard deviations.
 var (
 	all          = func(n int) atLeastAtMost { return atLeastAtMost{n, n} }
-	oneInTwenty  = atLeastAtMost{70, 130} // of 2,000
-	oneInHundred = atLeastAtMost{14, 46}  // of 3,000
+	oneInTwenty  = atLeastAtMost{29, 71} // of 1,000
+	oneInHundred = atLeastAtMost{7, 33}  // of 2,000
 )
 
 const (
@@ -53,10 +53,11 @@ const (
 
 // What the app emits, by what becomes of it. Shares want many of a kind; of the rest a few are enough.
 var samples = []sample{
-	{what: "a hit", trace: admitted(trendingRoute, 200, get(cache.ResultHit)), sent: 2000, kept: oneInTwenty,
+	{what: "a hit", trace: admitted(trendingRoute, 200, get(cache.ResultHit)), sent: 1000, kept: oneInTwenty,
 		by: "requests"},
-	{what: "a hit of k6, which draws a parent", trace: fromK6(admitted(trendingRoute, 200, get(cache.ResultHit))),
-		sent: 2000, kept: oneInTwenty, by: "requests", parent: drawn},
+	{what: "a hit of k6, which draws a parent",
+		trace: sentBy("k6/1.8.1 (https://k6.io/)", admitted(trendingRoute, 200, get(cache.ResultHit))),
+		sent:  1000, kept: oneInTwenty, by: "requests", parent: drawn},
 	{what: "a hit that is slow", trace: lasting(250*time.Millisecond, admitted(trendingRoute, 200, get(cache.ResultHit))),
 		sent: 5, kept: all(5), by: "slow"},
 	{what: "a hit that causes an early refresh",
@@ -65,8 +66,9 @@ var samples = []sample{
 
 	{what: "a waiter", trace: admitted(trendingRoute, 200, get(cache.ResultWait)), sent: 5, kept: all(5),
 		by: "contended"},
-	{what: "a waiter that another service asks for", trace: admitted(trendingRoute, 200, get(cache.ResultWait)),
-		sent: 5, kept: all(5), by: "contended", parent: elsewhere},
+	{what: "a waiter that another service asks for",
+		trace: sentBy("Go-http-client/1.1", admitted(trendingRoute, 200, get(cache.ResultWait))),
+		sent:  5, kept: all(5), by: "contended", parent: elsewhere},
 	{what: "a stale answer", trace: admitted(trendingRoute, 200, get(cache.ResultStale)), sent: 5, kept: all(5),
 		by: "contended"},
 	{what: "an answer without Redis", trace: admitted(trendingRoute, 200, get(cache.ResultBypass)), sent: 5, kept: all(5),
@@ -86,7 +88,7 @@ var samples = []sample{
 	{what: "a failing dial", trace: failing(call("redis", "redis.dial")), sent: 5, kept: all(5), by: "errors"},
 	{what: "a failing heartbeat", trace: failing(heartbeat), sent: 5, kept: all(5), by: "errors"},
 
-	{what: "a denial", trace: request(trendingRoute, 429, check("denied", false)), sent: 3000, kept: oneInHundred,
+	{what: "a denial", trace: request(trendingRoute, 429, check("denied", false)), sent: 2000, kept: oneInHundred,
 		by: "anything"},
 	{what: "an admission without Redis", trace: request(trendingRoute, 200, check("allowed", true)), sent: 5,
 		kept: all(5), by: "degraded"},
@@ -95,13 +97,13 @@ var samples = []sample{
 
 	{what: "an event", trace: admitted(settledRoute, 202, call("redis", "EVALSHA")), sent: 200, kept: all(200),
 		by: "events"},
-	{what: "an event that is denied", trace: request(settledRoute, 429, check("denied", false)), sent: 3000,
+	{what: "an event that is denied", trace: request(settledRoute, 429, check("denied", false)), sent: 2000,
 		kept: oneInHundred, by: "anything"},
 	{what: "a flush", trace: span{name: buffer.SpanFlush, within: []span{call("redis", "SSCAN")}}, sent: 5, kept: all(5),
 		by: "runs"},
 	{what: "who asks for a run", trace: admitted("/reconcile", 202, call("postgresql", "InsertJob")), sent: 5,
 		kept: all(5), by: "runs"},
-	{what: "who asks for a run too often", trace: request("/reconcile", 429, check("denied", false)), sent: 3000,
+	{what: "who asks for a run too often", trace: request("/reconcile", 429, check("denied", false)), sent: 2000,
 		kept: oneInHundred, by: "anything"},
 	{what: "a run", trace: span{name: reconcile.SpanJob, has: attributes{"reconcile.attempt": 1}}, sent: 5, kept: all(5),
 		by: "runs"},
@@ -109,14 +111,14 @@ var samples = []sample{
 		sent: 5, kept: all(5), by: "runs"},
 	{what: "a page", trace: page(reconcile.Buffered, 3), sent: 25, kept: all(25), by: "runs"},
 	{what: "a page of a loop", trace: page(reconcile.NPlusOne, 3800), sent: 3, kept: all(2), by: "loops"},
-	{what: "a page of a loop that fails", trace: failing(page(reconcile.BatchedReads, 1800)), sent: 3, kept: all(3),
+	{what: "a page of a loop that fails", trace: failing(page(reconcile.BatchedReads, 3)), sent: 3, kept: all(3),
 		by: "errors"},
 
-	{what: "a heartbeat", trace: heartbeat, sent: 3000, kept: oneInHundred, by: "anything"},
-	{what: "a subscription", trace: call("redis", "SUBSCRIBE"), sent: 3000, kept: oneInHundred, by: "anything"},
-	{what: "a ping", trace: call("redis", "PING"), sent: 3000, kept: oneInHundred, by: "anything"},
-	{what: "a dial", trace: call("redis", "redis.dial"), sent: 3000, kept: oneInHundred, by: "anything"},
-	{what: "a look for work", trace: call("postgresql", "SELECT"), sent: 3000, kept: oneInHundred, by: "anything"},
+	{what: "a heartbeat", trace: heartbeat, sent: 2000, kept: oneInHundred, by: "anything"},
+	{what: "a subscription", trace: call("redis", "SUBSCRIBE"), sent: 2000, kept: oneInHundred, by: "anything"},
+	{what: "a ping", trace: call("redis", "PING"), sent: 2000, kept: oneInHundred, by: "anything"},
+	{what: "a dial", trace: call("redis", "redis.dial"), sent: 2000, kept: oneInHundred, by: "anything"},
+	{what: "a look for work", trace: call("postgresql", "SELECT"), sent: 2000, kept: oneInHundred, by: "anything"},
 }
 
 var heartbeat = span{name: ratelimit.SpanHeartbeat, within: []span{call("redis", "EVALSHA")}}
@@ -145,8 +147,8 @@ func happening(event string, s span) span {
 	return s
 }
 
-func fromK6(s span) span {
-	s.has["user_agent.original"] = "k6/1.8.1 (https://k6.io/)"
+func sentBy(agent string, s span) span {
+	s.has["user_agent.original"] = agent
 	return s
 }
 
@@ -169,11 +171,12 @@ func TestCollectorKeepsWhatIsWorthReading(t *testing.T) {
 	out := otlp.Receive(t)
 	c := startCollector(t, out, startTempo(t, out))
 
-	write, traces := newWriter(), map[string]int{} // by id: which sample it is of
+	traces := map[string]int{} // by id: which sample it is of
 	var roots, others []*tracepb.Span
 	sentSpans := map[string]float64{}
 	for i, s := range samples {
 		s.trace.names(float64(s.sent), sentSpans)
+		write := newWriter(s.what)
 		for range s.sent {
 			id, parent := write.id(16), []byte(nil)
 			if s.parent != none {
@@ -191,26 +194,27 @@ func TestCollectorKeepsWhatIsWorthReading(t *testing.T) {
 	// Every trace is decided, every span is measured, and what is kept has arrived. Meanwhile each export of metrics has
 	// the exemplars of its own interval.
 	exemplars := map[string][]string{}
+	var arrived, arrivedSpans map[string]float64
 	out.Until(t, "decisions, and the spans that they keep", func() bool {
 		for _, metric := range []string{"traces.span.metrics.duration", "traces.span.kept.duration"} {
 			for _, p := range out.Points(metric) {
 				exemplars[metric] = append(exemplars[metric], p.Exemplars...)
 			}
 		}
-		return sum(out.Points(decided), nil) == float64(len(traces)) &&
-			sum(out.Points(measured), nil) == float64(len(roots)+len(others)) &&
-			sum(out.Points(keptOnes), nil) == float64(len(out.Spans("")))
+		if sum(out.Points(decided), nil) < float64(len(traces)) ||
+			sum(out.Points(measured), nil) < float64(len(roots)+len(others)) ||
+			sum(out.Points(keptOnes), nil) != float64(len(out.Spans(""))) {
+			return false
+		}
+		arrived, arrivedSpans = countSpans(out.Spans(""))
+		return sum(out.Points(decided), attributes{"decision": "sampled"}) == float64(len(arrived))
 	})
 
-	arrived, arrivedSpans, kept := map[string]int{}, map[string]float64{}, make([]int, len(samples))
-	for _, s := range out.Spans("") {
-		arrived[s.Trace]++
-		arrivedSpans[s.Name]++
-	}
+	kept := make([]int, len(samples))
 	for id, spans := range arrived {
 		i, known := traces[id]
 		require.True(t, known, "a trace that nobody sent")
-		assert.Equal(t, samples[i].trace.size(), spans, "%s: a trace arrives whole", samples[i].what)
+		assert.InDelta(t, samples[i].trace.size(), spans, 0, "%s: a trace arrives whole", samples[i].what)
 		kept[i]++
 	}
 	for i, s := range samples {
@@ -225,7 +229,6 @@ func TestCollectorKeepsWhatIsWorthReading(t *testing.T) {
 
 	assert.Equal(t, sentSpans, byName(out.Points(measured)), "measured before anything is thinned out")
 	assert.Equal(t, arrivedSpans, byName(out.Points(keptOnes)), "and after")
-	assert.InDelta(t, len(arrived), sum(out.Points(decided), attributes{"decision": "sampled"}), 0)
 	assert.InDelta(t, len(traces)-len(arrived), sum(out.Points(decided), attributes{"sampled": "false"}), 0,
 		"what was thinned out is counted")
 	for _, s := range samples {
@@ -254,6 +257,7 @@ func TestCollectorKeepsWhatIsWorthReading(t *testing.T) {
 		for _, of := range []string{isKept, isThinned} {
 			id, err := hex.DecodeString(of)
 			require.NoError(t, err)
+			write := newWriter("late")
 			c.send(t, export(write.write(id, write.id(8), span{name: "late"})))
 		}
 		out.Until(t, "the late spans' fate", func() bool {
@@ -270,9 +274,11 @@ func TestCollectorOutlivesTempo(t *testing.T) {
 	out := otlp.Receive(t)
 	c := startCollector(t, out, freeAddress(t))
 
-	const sent = 75_000
-	write := newWriter()
-	for batch := range slices.Chunk(repeat(failing(call("redis", "GET")), sent), 2500) {
+	// More than the queue holds, in fewer traces than may wait for their decision.
+	const traces = 25_000
+	failed := admitted(trendingRoute, 503)
+	sent, write := float64(traces*failed.size()), newWriter("lost")
+	for batch := range slices.Chunk(repeat(failed, traces), 500) {
 		var spans []*tracepb.Span
 		for _, s := range batch {
 			spans = append(spans, write.write(write.id(16), nil, s)...)
@@ -304,6 +310,16 @@ func sum(points []otlp.Point, has attributes) (total float64) {
 		}
 	}
 	return total
+}
+
+// countSpans counts by trace and by name.
+func countSpans(spans []otlp.Span) (byTrace, byName map[string]float64) {
+	byTrace, byName = map[string]float64{}, map[string]float64{}
+	for _, s := range spans {
+		byTrace[s.Trace]++
+		byName[s.Name]++
+	}
+	return byTrace, byName
 }
 
 func byName(points []otlp.Point) map[string]float64 {

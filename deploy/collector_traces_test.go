@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
 	"time"
@@ -37,7 +38,7 @@ const (
 func request(route string, status int, within ...span) span {
 	return span{
 		name: "GET " + route, kind: serverKind, failed: status >= 500, within: within,
-		has: attributes{"http.route": route, "http.response.status_code": status, "user_agent.original": "curl/8.0"},
+		has: attributes{"http.route": route, "http.response.status_code": status},
 	}
 }
 
@@ -95,7 +96,9 @@ func (s span) names(times float64, into map[string]float64) {
 // by them is too.
 type writer struct{ ids *rand.Rand }
 
-func newWriter() writer { return writer{rand.New(rand.NewPCG(6, 6))} }
+func newWriter(seed string) writer {
+	return writer{rand.New(rand.NewChaCha8(sha256.Sum256([]byte(seed))))}
+}
 
 func (w writer) id(size int) []byte {
 	var id []byte

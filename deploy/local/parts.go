@@ -62,9 +62,12 @@ func (d *deployment) loki() part {
 }
 
 func (d *deployment) collector() part {
-	return part{name: "otelcol-contrib", ready: d.at.collectorHealth.url(), env: d.endpoints(), command: []string{
-		"otelcol-contrib", "--config=" + d.path("otel-collector.yaml"),
-	}}
+	command := []string{"otelcol-contrib", "--config=" + d.path("otel-collector.yaml")}
+	if !d.has.tempo {
+		// Traces are measured and sampled all the same; only nobody takes them.
+		command = append(command, "--config=yaml:service::pipelines::traces/sampled::exporters: [span_metrics/kept]")
+	}
+	return part{name: "otelcol-contrib", ready: d.at.collectorHealth.url(), env: d.endpoints(), command: command}
 }
 
 func (d *deployment) grafana() part {
