@@ -97,15 +97,19 @@ func (l *load) coldBurst() {
 	require.Equal(l.t, map[string]int{"miss": 1, "wait": cap(answers) - 1}, results)
 }
 
-// expiry has the value expire while nobody can compute it: it is refreshed early, by one, and served stale by all.
+// expiry has the value expire while nobody can compute it: all would refresh it early, one may, and all serve it stale.
 func (l *load) expiry() {
 	l.t.Helper()
 	release := l.hold("LOCK TABLE views IN ACCESS EXCLUSIVE MODE")
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
-	for replica := range l.replicas {
-		for l.list(replica, "lease").result != "stale" {
-			<-again.C
+	stale := map[string]bool{}
+	for len(stale) < len(l.replicas) {
+		<-again.C
+		for replica := range l.replicas {
+			if !stale[replica] && l.list(replica, "lease").result == "stale" {
+				stale[replica] = true
+			}
 		}
 	}
 	release()
@@ -270,6 +274,7 @@ var everyKind = []leads{
 	{"cache.get", "producer", []string{"cache.fill"}, export.producedIts},
 	{"cache.get", "holder", []string{"cache.get", "cache.refresh"}, export.workedMeanwhile},
 	{"cache.refresh", "cause", []string{"cache.get"}, export.beganRefresh},
+	{"cache.refresh", "holder", []string{"cache.get", "cache.refresh"}, export.workedMeanwhile},
 	{"buffer.flush", "producer", []string{"reconcile.page", "POST /payments/:id/settled"}, export.filledIt},
 	{"buffer.flush", "cause", []string{"reconcile.job"}, export.goesOnMeanwhile},
 	{"reconcile.page", "job", []string{"reconcile.job"}, export.goesOnMeanwhile},
@@ -325,8 +330,8 @@ func (e export) producedIts(from, fill otlp.Span) bool {
 // what was filled.
 func (e export) workedMeanwhile(from, holder otlp.Span) bool {
 	for _, fill := range e.children[holder.ID] {
-		if fill.Name == "cache.fill" && fill.Start.Before(from.End) && from.Start.Before(fill.End) {
-			return from.Attributes["cache.result"] == "stale" || e.linked(from, "producer")[0].ID == fill.ID
+		if fill.Name == "cache.fill" && holder.Start.Before(from.End) && from.Start.Before(fill.End) {
+			return from.Attributes["cache.result"] != "wait" || e.linked(from, "producer")[0].ID == fill.ID
 		}
 	}
 	return false
@@ -385,6 +390,9 @@ func (e export) noLinkIsMissing(t *testing.T) {
 			}[s.Attributes["cache.result"]]
 		case "cache.refresh":
 			due["cause"] = 1
+			if !slices.ContainsFunc(e.children[s.ID], func(c otlp.Span) bool { return c.Name == "cache.fill" }) {
+				due["holder"] = 1
+			}
 		case "reconcile.page":
 			due["job"] = 1
 		case "reconcile.job":

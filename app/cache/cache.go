@@ -224,6 +224,7 @@ func (c *Cache[V]) refreshEarly(ctx context.Context, key string, seen *entry[V])
 		ctx, span := c.tel.startRefresh(c.options.Detach(ctx), trace.SpanContextFromContext(ctx))
 		defer span.End()
 		l, reply, err := c.tryLease(ctx, key, seen)
+		addLink(span, linkHolder, reply.holder.span)
 		if err == nil && reply.status == leaseAcquired {
 			_, err = c.fill(ctx, key, l, causeEarly)
 		}

@@ -74,7 +74,10 @@ func (c *Cache[V]) join(ctx context.Context, key string, seen *entry[V], why cau
 	if why == causeStale {
 		var span trace.Span
 		ctx, span = c.tel.startRefresh(c.options.Detach(ctx), trace.SpanContextFromContext(ctx))
-		end = func() { span.End() }
+		end = func() {
+			addLink(span, linkHolder, f.holderFor(ctx))
+			span.End()
+		}
 	} else {
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -89,6 +92,15 @@ func (c *Cache[V]) join(ctx context.Context, key string, seen *entry[V], why cau
 		close(f.done)
 	})
 	return boarding[V]{f, true}
+}
+
+// holderFor returns the span that the context's waits for; none where nobody is known, or it does the work itself.
+func (f *flight[V]) holderFor(ctx context.Context) trace.SpanContext {
+	known := f.holder.Load()
+	if known == nil || known.span.Equal(trace.SpanContextFromContext(ctx)) {
+		return trace.SpanContext{}
+	}
+	return known.span
 }
 
 // outdatedFor says that the flight has landed with something that is too old for a request of the given time.
@@ -124,26 +136,19 @@ func (c *Cache[V]) await(ctx context.Context, b boarding[V], stale *entry[V]) An
 	started := time.Now()
 	b.aboard.Add(1)
 	defer b.aboard.Add(-1)
-	holder := func() trace.SpanContext {
-		known := b.holder.Load()
-		if known == nil || known.span.Equal(trace.SpanContextFromContext(ctx)) {
-			return trace.SpanContext{} // nobody, or the request itself
-		}
-		return known.span
-	}
 	select {
 	case <-ctx.Done():
 		// For a request that holds a stale value this is the soft timeout, and no error to count.
 		if stale == nil && !b.leads.Load() {
 			c.tel.waited(ctx, "timeout", time.Since(started))
 		}
-		return Answer[V]{Info: Info{Result: ResultError, Holder: holder()}, Err: ctx.Err()}
+		return Answer[V]{Info: Info{Result: ResultError, Holder: b.holderFor(ctx)}, Err: ctx.Err()}
 	case <-b.done:
 	}
 	out := b.outcome
 	if out.err != nil {
 		err := fmt.Errorf("cache %s: %w", c.options.Name, out.err)
-		return Answer[V]{Info: Info{Result: ResultError, Holder: holder()}, Err: err}
+		return Answer[V]{Info: Info{Result: ResultError, Holder: b.holderFor(ctx)}, Err: err}
 	}
 	result := out.result
 	if !b.starter && (result == ResultMiss || result == ResultWait) {
@@ -151,7 +156,7 @@ func (c *Cache[V]) await(ctx context.Context, b boarding[V], stale *entry[V]) An
 		c.tel.waited(ctx, "flight", time.Since(started))
 	}
 	answer := c.answer(out.entry, result, c.clock.now())
-	answer.Info.Stored, answer.Info.Holder = out.stored, holder()
+	answer.Info.Stored, answer.Info.Holder = out.stored, b.holderFor(ctx)
 	return answer
 }
 

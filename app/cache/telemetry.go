@@ -57,7 +57,7 @@ const (
 )
 
 // The attribute of a link that says where it leads: from a Get to the fill that produced its value, unless it did that
-// itself, and to whoever did the work that it waited for; from a refresh to the Get that it was begun for.
+// itself; from a refresh to the Get that it was begun for; and from either to whoever does the work in its place.
 const (
 	linkKind     = "link.kind"
 	linkProducer = "producer"

@@ -167,7 +167,7 @@ func TestARefreshLeadsToTheGetThatItWasBegunFor(t *testing.T) {
 	require.Equal(t, late.Trace, one.one(cache.SpanFill, 3).Trace)
 	mine, others := one.gets(cache.ResultStale, 1)[0], other.gets(cache.ResultStale, 1)[0]
 	require.Equal(t, links{"cause": {mine.ID}}, late.Links)
-	require.Equal(t, links{"cause": {others.ID}}, awaited.Links)
+	require.Equal(t, links{"cause": {others.ID}, "holder": {late.ID}}, awaited.Links)
 	require.Equal(t, links{"producer": {second.ID}, "holder": {late.ID}}, mine.Links)
 	require.Equal(t, links{"producer": {second.ID}, "holder": {late.ID}}, others.Links)
 }
