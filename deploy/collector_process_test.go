@@ -2,19 +2,24 @@ package deploy_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metricsvc "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	tracesvc "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/encoding/gzip" // what the collector sends is compressed
@@ -24,21 +29,23 @@ import (
 	"nervous/app/servicetest/otlp"
 )
 
-// collector is the real one with the real otel-collector.yaml. What it sends to Tempo and to Prometheus, out has got.
+// collector is the real one with the real otel-collector.yaml, and what stands where Prometheus stands.
 type collector struct {
-	url string
-	out *otlp.Receiver
+	url     string
+	metrics *prometheus
 }
 
-// startCollector returns when the collector is ready; it ends with the test. tempo is where Tempo is said to be.
+// startCollector returns when the collector is ready; it ends with the test. Its metrics arrive at out; tempo is where
+// Tempo is said to be.
 func startCollector(t *testing.T, out *otlp.Receiver, tempo string) collector {
 	t.Helper()
 	program := os.Getenv("OTELCOL")
 	if program == "" {
 		t.Skip("OTELCOL does not name a collector (otelcol-contrib)")
 	}
-	metrics := httptest.NewServer(http.StripPrefix("/api/v1/otlp", out))
-	t.Cleanup(metrics.Close)
+	metrics := &prometheus{in: out}
+	server := httptest.NewServer(http.StripPrefix("/api/v1/otlp", metrics))
+	t.Cleanup(server.Close)
 	grpcIn, httpIn, health := freeAddress(t), freeAddress(t), freeAddress(t)
 
 	// All that is not as it is deployed: ports that are free here, and a shorter wait for what has no root.
@@ -53,7 +60,7 @@ processors: {tail_sampling: {decision_wait: 5s}}
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program,
 		"--config="+filepath.Join(root, "otel-collector.yaml"), "--config="+changed)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
-	cmd.Env = append(os.Environ(), "TEMPO_OTLP_ENDPOINT="+tempo, "PROMETHEUS_URL="+metrics.URL,
+	cmd.Env = append(os.Environ(), "TEMPO_OTLP_ENDPOINT="+tempo, "PROMETHEUS_URL="+server.URL,
 		"GOMEMLIMIT="+deployedCollector(t).Environment["GOMEMLIMIT"])
 	require.NoError(t, cmd.Start())
 	servicetest.Guard(t, cmd.Process.Pid)
@@ -76,7 +83,7 @@ processors: {tail_sampling: {decision_wait: 5s}}
 			t.Fatalf("the collector has ended: %v", err)
 		case <-again.C:
 			if answers(t, "http://"+health) {
-				return collector{url: "http://" + httpIn, out: out}
+				return collector{url: "http://" + httpIn, metrics: metrics}
 			}
 		}
 	}
@@ -112,6 +119,63 @@ func (c collector) send(t *testing.T, export *tracesvc.ExportTraceServiceRequest
 	require.NoError(t, err)
 	defer answer.Body.Close()
 	require.Equal(t, http.StatusOK, answer.StatusCode, "the collector refuses spans")
+}
+
+// prometheus is a door to a receiver that notes what the spans' metrics say of where they come from.
+type prometheus struct {
+	in *otlp.Receiver
+
+	mu      sync.Mutex
+	origins []map[string]string
+}
+
+// spansFrom lists the resources of the spans' metrics, one for each export.
+func (d *prometheus) spansFrom() []map[string]string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.origins)
+}
+
+func (d *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = d.note(r.Header.Get("Content-Encoding"), body)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	d.in.ServeHTTP(w, r)
+}
+
+func (d *prometheus) note(encoding string, body []byte) error {
+	if encoding == "gzip" {
+		reader, err := gzip.NewReader(bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		if body, err = io.ReadAll(reader); err != nil {
+			return err
+		}
+	}
+	var sent metricsvc.ExportMetricsServiceRequest
+	if err := proto.Unmarshal(body, &sent); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, from := range sent.GetResourceMetrics() {
+		if from.GetScopeMetrics()[0].GetScope().GetName() != "spanmetricsconnector" {
+			continue
+		}
+		origin := map[string]string{}
+		for _, pair := range from.GetResource().GetAttributes() {
+			origin[pair.GetKey()] = pair.GetValue().GetStringValue()
+		}
+		d.origins = append(d.origins, origin)
+	}
+	return nil
 }
 
 // tempo is a door for gRPC, which is how the collector speaks to Tempo, to a receiver that speaks HTTP.

@@ -2,6 +2,7 @@ package deploy_test
 
 import (
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -245,6 +246,12 @@ func TestCollectorKeepsWhatIsWorthReading(t *testing.T) {
 		assert.Contains(t, arrived, id, "an exemplar leads to a trace that is there")
 	}
 
+	require.NotEmpty(t, c.metrics.spansFrom())
+	for _, origin := range c.metrics.spansFrom() {
+		assert.Equal(t, map[string]string{"service.name": "nervous", "service.instance.id": replica}, origin,
+			"more would become a target_info that outlives the replica")
+	}
+
 	t.Run("a late span follows its trace", func(t *testing.T) {
 		isKept, isThinned := "", ""
 		for id := range traces {
@@ -296,6 +303,24 @@ func TestCollectorOutlivesTempo(t *testing.T) {
 	memory := sum(out.Points("otelcol_process_memory_rss"), nil)
 	assert.Positive(t, memory)
 	assert.Less(t, memory/1024/1024, mebibytes(t, deployedCollector(t).MemLimit), "MiB")
+}
+
+// Names are bounded by the code that gives them, until somebody writes an id into one. Then Prometheus must not pay.
+func TestCollectorBoundsItsSeries(t *testing.T) {
+	t.Parallel()
+	out := otlp.Receive(t)
+	c := startCollector(t, out, startTempo(t, out))
+
+	const names = 1000
+	write, spans := newWriter("names"), []*tracepb.Span{}
+	for i := range names {
+		spans = append(spans, write.write(write.id(16), nil, call("redis", fmt.Sprint("GET ", i)))...)
+	}
+	c.send(t, export(spans))
+
+	out.Until(t, "every span is counted", func() bool { return sum(out.Points(measured), nil) == names })
+	assert.LessOrEqual(t, len(out.Points(measured)), 301, "the limit, and one series for the rest")
+	assert.Positive(t, sum(out.Points(measured), attributes{"otel.metric.overflow": "true"}))
 }
 
 // sum adds up the series that have the attributes.
