@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -39,13 +40,14 @@ func (c *counts) export(meter metric.Meter, name, unit, description, system, ope
 		known = appendKnown(known, attribute.Key(operation), of.operation)
 		return []metric.ObserveOption{metric.WithAttributeSet(attribute.NewSet(known...))}
 	}
+	counter, fault := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
 	var options memo[label, []metric.ObserveOption]
-	_, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description),
-		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
-			for of, n := range c.all() {
-				o.Observe(n, options.get(of, attributes)...)
-			}
-			return nil
-		}))
-	return err
+	// Registered apart from the instrument: a second one of the same name is the first one, and loses its callbacks.
+	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for of, n := range c.all() {
+			o.ObserveInt64(counter, n, options.get(of, attributes)...)
+		}
+		return nil
+	}, counter)
+	return errors.Join(fault, err)
 }

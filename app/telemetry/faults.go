@@ -60,13 +60,14 @@ func replyCode(reply string) string {
 	return code
 }
 
-// neverSent says whether the command had failed before it was written: no connection to be had, or no time left to wait
-// for one. Once written, a context that ends shows as a time-out of the connection.
+// neverSent says whether the command had failed before it was written: no connection to be had, no time left to wait
+// for one, or none to write. Once written, a context that ends shows as a time-out of reading; so does a new
+// connection's greeting that was not answered, which cannot be told from it.
 func neverSent(err error) bool {
 	var network *net.OpError
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
-		errors.As(err, &network) && network.Op == "dial"
+		errors.As(err, &network) && (network.Op == "dial" || network.Op == "write")
 }
 
 // postgresFault reads the SQLSTATE.

@@ -22,8 +22,9 @@ import (
 // Every query, batch, copy, prepare and connect is a span, with or without a span around it, and so is the wait for a
 // connection where there was one to speak of. A span carries the round-trips that the server answered meanwhile; what
 // pgx does without telling (a de-allocation after a failed statement) is on the next span of that connection, or, when
-// the connection goes back to the pool first (Pool.Ping), on a span of its own named UNTRACED. Not covered: the request
-// that cancels a query, which goes over a connection that no hook sees.
+// the connection goes back to the pool first (Pool.Ping), on a span of its own named UNTRACED. So is the answer to a
+// query that was cancelled. Not covered: the request that cancels a query, which goes over a connection that no hook
+// sees.
 func Postgres(config *pgxpool.Config) error {
 	wire, err := newWire(otel.GetMeterProvider())
 	if err != nil {
@@ -43,7 +44,7 @@ func instrumentPostgres(
 	if err != nil {
 		return err
 	}
-	config.ConnConfig.Tracer = &postgresTracer{
+	tracer := &postgresTracer{
 		costs:  book,
 		tracer: tracers.Tracer(scope),
 		client: []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)},
@@ -54,7 +55,8 @@ func instrumentPostgres(
 			semconv.ServerPort(int(config.ConnConfig.Port)),
 		},
 	}
-	readAlong(config.ConnConfig, wire)
+	config.ConnConfig.Tracer = tracer
+	readAlong(config.ConnConfig, wire, tracer.untraced)
 	if prepare := config.AfterConnect; prepare != nil {
 		// Like the connection itself it will serve whoever comes, and not only the request that opened it.
 		config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
@@ -175,7 +177,11 @@ func (t *postgresTracer) TraceAcquireEnd(
 // TraceRelease accounts for round-trips that no other method was told of.
 func (t *postgresTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseData) {
 	if trips := takeRoundTrips(data.Conn); trips > 0 {
-		t.chargeNobody(context.Background(), trips)
-		t.note(context.Background(), "UNTRACED", time.Now(), trips, fault{})
+		t.untraced(trips)
 	}
+}
+
+func (t *postgresTracer) untraced(roundTrips int64) {
+	t.chargeNobody(context.Background(), roundTrips)
+	t.note(context.Background(), "UNTRACED", time.Now(), roundTrips, fault{})
 }

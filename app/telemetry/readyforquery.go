@@ -19,6 +19,7 @@ type readyForQueryConn struct {
 	net.Conn
 	ready atomic.Int64 // since somebody took them last
 	wire  *wire
+	left  func(roundTrips int64)
 
 	// Where the reader is in the stream of messages: a byte of type, four of length that count themselves, a body.
 	header [5]byte
@@ -31,6 +32,16 @@ func (c *readyForQueryConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.follow(p[:n])
 	return n, err
+}
+
+// Close tells of round-trips that nobody has taken: the server has answered a query that was cancelled, after whoever
+// asked had gone. pgx waits for that answer apart, and then gives the connection up.
+func (c *readyForQueryConn) Close() error {
+	err := c.Conn.Close()
+	if n := c.ready.Swap(0); n > 0 {
+		c.left(n)
+	}
+	return err
 }
 
 func (c *readyForQueryConn) follow(b []byte) {
@@ -57,7 +68,7 @@ func (c *readyForQueryConn) follow(b []byte) {
 
 // readAlong puts a counter around each connection that the configuration makes, after TLS. (pgx cannot see the TLS
 // connection through it, so SCRAM goes without channel binding; channel_binding=require would fail.)
-func readAlong(config *pgx.ConnConfig, wire *wire) {
+func readAlong(config *pgx.ConnConfig, wire *wire, left func(roundTrips int64)) {
 	earlier := config.AfterNetConnect
 	config.AfterNetConnect = func(ctx context.Context, c *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		if earlier != nil {
@@ -66,7 +77,7 @@ func readAlong(config *pgx.ConnConfig, wire *wire) {
 				return conn, err
 			}
 		}
-		return &readyForQueryConn{Conn: conn, wire: wire}, nil
+		return &readyForQueryConn{Conn: conn, wire: wire, left: left}, nil
 	}
 }
 

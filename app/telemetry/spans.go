@@ -40,6 +40,9 @@ func (c *spanCounter) OnEnd(span sdktrace.ReadOnlySpan) {
 	}
 	c.spans.add(e.system, name, 1)
 	c.roundTrips.add(e.system, "", e.roundTrips)
+	if e.failed && e.roundTrips == 0 {
+		return // it was never sent
+	}
 	for i, name := range e.names {
 		c.calls.add(e.system, name, e.counts[i])
 	}

@@ -14,7 +14,9 @@ import (
 // asTraced is what an audit finds when all is traced.
 func asTraced() audited {
 	return audited{atSpike: spans{made: 50_000}, report: &audit.Report{
-		Redis:    []audit.Row{{Operation: "EVALSHA", Spans: 7, Server: 7}, {Operation: "GET", Spans: 5, Server: 9, InScripts: 4}},
+		Redis: []audit.Row{
+			{Operation: "EVALSHA", Spans: 7, Server: 7}, {Operation: "GET", Spans: 5, Server: 9, InScripts: 4},
+		},
 		Postgres: []audit.Row{{Operation: "TopPosts", Spans: 3, Server: 3}},
 	}}
 }
@@ -38,7 +40,9 @@ func TestAClaimOfTheAuditBreaksWhereItShould(t *testing.T) {
 	m := measured(t, asPromised)
 	require.Contains(t, claimsTable(judge(m)), "of those that Redis counted, 12 of 12")
 	m.audited.report = nil
-	require.Equal(t, []string{"audit.redis_calls_traced", "audit.db_calls_traced", "audit.spans_dropped"}, broken(judge(m)))
+	require.Equal(t, []string{
+		"audit.redis_calls_traced", "audit.db_calls_traced", "audit.spans_dropped",
+	}, broken(judge(m)))
 }
 
 // Spans that are on their way are not lost; those that never get there are.

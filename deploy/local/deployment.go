@@ -50,9 +50,9 @@ func (d *deployment) up(ctx context.Context) (time.Duration, error) {
 	return time.Since(d.started), nil
 }
 
-// collectorForTraces is where the receiver passes traces on to: nowhere, unless somebody keeps them there.
+// collectorForTraces is where the receiver passes traces on to: nowhere, unless there is somebody who measures them.
 func (d *deployment) collectorForTraces() string {
-	if d.has.collector && d.has.tempo {
+	if d.has.collector {
 		return d.at.collector.url() + "/v1/traces"
 	}
 	return ""
