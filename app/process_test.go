@@ -117,7 +117,9 @@ func (r *replicaProcess) Signal(s os.Signal) {
 func (r *replicaProcess) Kill() {
 	r.t.Helper()
 	r.Signal(syscall.SIGKILL)
-	_ = <-r.ended // how it ended is known
+	if err := <-r.ended; err != nil {
+		r.t.Logf("%s was killed: %v", r.name, err)
+	}
 	r.ended <- nil
 }
 
