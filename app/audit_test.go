@@ -29,6 +29,7 @@ type audited struct {
 	environment map[string]string
 	processes   []*replicaProcess
 	replicas    []string // their URLs
+	received    *otlp.Receiver
 }
 
 func startAudited(t *testing.T, replicas int, variables map[string]string) audited {
@@ -48,9 +49,10 @@ func startAudited(t *testing.T, replicas int, variables map[string]string) audit
 	require.NoError(t, err)
 	require.NoError(t, conn.Close(t.Context()))
 
-	a := audited{environment: map[string]string{
+	received := otlp.Receive(t)
+	a := audited{received: received, environment: map[string]string{
 		"DATABASE_URL": url, "REDIS_URL": servicetest.Redis(t).URL(), "TOKEN_SECRET": tokenSecret,
-		"OTEL_EXPORTER_OTLP_ENDPOINT": otlp.Receive(t).URL(),
+		"OTEL_EXPORTER_OTLP_ENDPOINT": received.URL(),
 		"RATELIMIT_LIMIT":             "100", "RECONCILE_EVERY": "0",
 	}}
 	maps.Copy(a.environment, variables)

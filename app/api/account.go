@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -43,7 +44,7 @@ func account(replica string) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			request := c.Request()
-			tally := roundtrips.New(request.Method + " " + c.Path())
+			tally := roundtrips.New(methodOf(request) + " " + c.Path())
 			ctx := roundtrips.With(request.Context(), tally)
 			c.SetRequest(request.WithContext(ctx))
 
@@ -69,6 +70,17 @@ func account(replica string) echo.MiddlewareFunc {
 			return nil
 		}
 	}
+}
+
+// methodOf is the request's method if it is one of HTTP's: whatever else a caller makes up must not become a series. The
+// word for those is the semantic conventions'.
+func methodOf(r *http.Request) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace:
+		return r.Method
+	}
+	return "_OTHER"
 }
 
 // serverTiming shows in a browser's developer tools, and tells load scripts, what the answer cost.

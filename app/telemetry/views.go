@@ -31,6 +31,11 @@ var boundaries = map[string][]float64{
 	"cache.value.age": {
 		0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 660, 900, 1200, 1800, 3600,
 	},
+	// From a denial that is remembered, in a microsecond or two, over one round-trip to the end of the budget.
+	"ratelimit.check.duration": {
+		0.000001, 0.0000025, 0.000005, 0.00001, 0.000025, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+		0.05, 0.1, 0.25, 0.5, 1, 2.5,
+	},
 	// Every whole number that a strategy is expected to need has a bucket of its own: 0, 1, 2 and 11.
 	"http.server.request.round_trips": {0, 1, 2, 3, 4, 5, 8, 10, 11, 12, 13, 16, 25, 50, 100, 250, 1000},
 }

@@ -40,6 +40,7 @@ type Receiver struct {
 	spans   []Span
 	points  map[string]Point // by series: the last one
 	logs    []Log
+	exports int               // of metrics
 	from    map[string]string // who exported last
 	refused []error
 	changed chan struct{} // closed and replaced whenever something arrives
@@ -94,6 +95,13 @@ func (r *Receiver) Logs() []Log {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.logs)
+}
+
+// Exports is how often metrics have arrived.
+func (r *Receiver) Exports() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.exports
 }
 
 // Resource says who exported last: the attributes of its resource.
@@ -173,6 +181,7 @@ func (r *Receiver) take(path string, body []byte) error {
 		if err := proto.Unmarshal(body, &sent); err != nil {
 			return err
 		}
+		r.exports++
 		for _, from := range sent.ResourceMetrics {
 			r.from = attributes(from.GetResource().GetAttributes())
 			for _, p := range readPoints(from) {
