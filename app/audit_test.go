@@ -197,11 +197,13 @@ func TestAnAuditThatCannotBeMadeSaysWhy(t *testing.T) {
 	t.Run("nobody rests", func(t *testing.T) {
 		busy, rest := context.WithCancel(t.Context())
 		var group sync.WaitGroup
-		group.Go(func() {
-			for busy.Err() == nil {
-				ask(t, http.MethodGet, a.replicas[0]+"/")
-			}
-		})
+		for range 8 { // so that there is always one under way
+			group.Go(func() {
+				for busy.Err() == nil {
+					ask(t, http.MethodGet, a.replicas[0]+"/")
+				}
+			})
+		}
 		_, err := audit.Run(t.Context(), o, func(context.Context) error { return nil })
 		rest()
 		group.Wait()
