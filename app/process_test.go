@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -28,6 +29,15 @@ func TestMain(m *testing.M) {
 	if args := os.Getenv(commandVariable); args != "" {
 		os.Args = append(os.Args[:1], strings.Fields(args)...)
 		main()
+		return
+	}
+	switch address := os.Getenv(bareVariable); {
+	case address != "":
+		log.Fatal(serveBare(address))
+	case os.Getenv(allocationsVariable) != "":
+		if err := countAllocations(context.Background()); err != nil {
+			log.Fatal(err)
+		}
 		return
 	}
 	os.Exit(m.Run())

@@ -87,7 +87,7 @@ func send(t *testing.T, request *http.Request) reply {
 	return reply{answer.StatusCode, answer.Header, body}
 }
 
-func tenPosts(t *testing.T) (databaseURL string) {
+func tenPosts(t testing.TB) (databaseURL string) {
 	t.Helper()
 	databaseURL = servicetest.Postgres(t)
 	conn, err := pgx.Connect(t.Context(), databaseURL)
