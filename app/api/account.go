@@ -72,8 +72,8 @@ func account(replica string) echo.MiddlewareFunc {
 	}
 }
 
-// methodOf is the request's method if it is one of HTTP's: whatever else a caller makes up must not become a series. The
-// word for those is the semantic conventions'.
+// methodOf is the request's method if it is one of HTTP's: whatever else a caller makes up must not become a series.
+// The word for those is the semantic conventions'.
 func methodOf(r *http.Request) string {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
