@@ -90,31 +90,39 @@ func (m *Mixed) runs(ctx context.Context) error {
 		strategy string
 		limit    int // 0 is all
 	}{{"buffered", 0}, {"single_statement", 0}, {"n_plus_one", 2000}, {"batched_reads", 2000}} {
-		if err := m.ask(ctx, request{method: http.MethodDelete, path: "/reconcile"}); err != nil {
+		if err := m.run(ctx, by.strategy, by.limit); err != nil {
 			return err
-		}
-		var run struct{ ID, State string }
-		order := fmt.Sprintf(`{"strategy":%q,"limit":%d}`, by.strategy, by.limit)
-		if err := m.ask(ctx, request{method: http.MethodPost, path: "/reconcile", body: order, into: &run}); err != nil {
-			return err
-		}
-		again := time.NewTicker(100 * time.Millisecond)
-		defer again.Stop()
-		for run.State == "running" {
-			select {
-			case <-again.C:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-			if err := m.ask(ctx, request{method: http.MethodGet, path: "/reconcile/" + run.ID, into: &run}); err != nil {
-				return err
-			}
-		}
-		if run.State != "done" {
-			return fmt.Errorf("the run by %s is %s", by.strategy, run.State)
 		}
 	}
 	return m.ask(ctx, request{method: http.MethodGet, path: "/payments"})
+}
+
+// run makes payments pending, starts a run and stays with it to its end.
+func (m *Mixed) run(ctx context.Context, strategy string, limit int) error {
+	if err := m.ask(ctx, request{method: http.MethodDelete, path: "/reconcile"}); err != nil {
+		return err
+	}
+	var run struct{ ID, State string }
+	order := fmt.Sprintf(`{"strategy":%q,"limit":%d}`, strategy, limit)
+	if err := m.ask(ctx, request{method: http.MethodPost, path: "/reconcile", body: order, into: &run}); err != nil {
+		return err
+	}
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for run.State == "running" {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if err := m.ask(ctx, request{method: http.MethodGet, path: "/reconcile/" + run.ID, into: &run}); err != nil {
+			return err
+		}
+	}
+	if run.State != "done" {
+		return fmt.Errorf("the run by %s is %s", strategy, run.State)
+	}
+	return nil
 }
 
 // mistakes are answered too, and counted like everything else.
