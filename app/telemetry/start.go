@@ -148,7 +148,7 @@ func (p *providers) startMetrics(ctx context.Context) error {
 
 // How many spans may wait for export, and go at once. A spike makes thousands in an instant: of a burst of 20,000 the
 // SDK's 2,048 and 512 lose three quarters and more, and of 20,000 a second as many if the collector takes 100 ms to
-// answer; these lose none of either (BenchmarkSpansLost).
+// answer; these lose none of the one, nor of three seconds of the other (BenchmarkSpansLost).
 const queueSize, batchSize = 32768, 2048
 
 func (p *providers) startTraces(ctx context.Context) error {
