@@ -153,6 +153,9 @@ func (m *memo[K, V]) get(key K, make func(K) V) V {
 	defer m.adding.Unlock()
 	more := map[K]V{}
 	if known := m.known.Load(); known != nil {
+		if value, ok := (*known)[key]; ok {
+			return value // another has added it meanwhile, and may have given it away already
+		}
 		maps.Copy(more, *known)
 	}
 	value := make(key)
