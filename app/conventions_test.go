@@ -46,6 +46,8 @@ var ourMetrics = map[string]instrument{
 	cache.MetricWaiters:            {"{request}", "updown"},
 	cache.MetricValueAge:           {"s", "histogram"},
 	cache.MetricRefused:            {"{value}", "counter"},
+	cache.MetricTTL:                {"s", "gauge"},
+	cache.MetricDeletes:            {"{deletion}", "counter"},
 	cache.MetricBreaker:            {"{state}", "gauge"},
 	buffer.MetricDepth:             {"{item}", "gauge"},
 	buffer.MetricGenerations:       {"{generation}", "gauge"},

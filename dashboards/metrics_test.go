@@ -49,6 +49,8 @@ var (
 		{cache.MetricWaiters, "{request}", gauge},
 		{cache.MetricValueAge, "s", histogram},
 		{cache.MetricRefused, "{value}", counter},
+		{cache.MetricTTL, "s", gauge},
+		{cache.MetricDeletes, "{deletion}", counter},
 		{cache.MetricBreaker, "{state}", gauge},
 		{buffer.MetricDepth, "{item}", gauge},
 		{buffer.MetricGenerations, "{generation}", gauge},

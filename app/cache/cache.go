@@ -93,6 +93,7 @@ func New[V any](rdb redis.UniversalClient, options Options[V]) *Cache[V] {
 		refreshing: map[string]bool{},
 	}
 	tel.observeWaiters(c.waiters)
+	tel.observeTTL(options.TTL)
 	return c
 }
 
@@ -245,6 +246,7 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return fmt.Errorf("cache %s: delete: %w", c.options.Name, err)
 	}
+	c.tel.deleted(ctx)
 	return nil
 }
 

@@ -23,6 +23,7 @@ type ReadThrough[V any] struct {
 func NewReadThrough[V any](rdb redis.UniversalClient, options Options[V]) *ReadThrough[V] {
 	options = options.withDefaults()
 	tel := newInstruments(options.Name, StrategyTTL, options.TracerProvider, options.MeterProvider)
+	tel.observeTTL(options.TTL)
 	return &ReadThrough[V]{rdb, options, tel}
 }
 
@@ -86,7 +87,11 @@ func (r *ReadThrough[V]) store(ctx context.Context, key string, e *entry[V]) err
 
 // Delete forgets the value of key, until the next fill that is already under way puts it back.
 func (r *ReadThrough[V]) Delete(ctx context.Context, key string) error {
-	return r.rdb.Del(ctx, r.key(key)).Err()
+	if err := r.rdb.Del(ctx, r.key(key)).Err(); err != nil {
+		return fmt.Errorf("cache %s: delete: %w", r.options.Name, err)
+	}
+	r.tel.deleted(ctx)
+	return nil
 }
 
 func (r *ReadThrough[V]) key(key string) string { return "cache:{" + key + ":ttl}" }

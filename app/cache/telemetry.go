@@ -38,6 +38,10 @@ const (
 	MetricValueAge = "cache.value.age"
 	// MetricRefused counts values that could not be used {value}, by reason: unreadable, too_large.
 	MetricRefused = "cache.values.refused"
+	// MetricTTL is how long a value is fresh, in seconds, by strategy: the measure of how many fills are enough.
+	MetricTTL = "cache.ttl"
+	// MetricDeletes counts deletions {deletion}, by strategy: each is a reason for one more fill.
+	MetricDeletes = "cache.deletes"
 	// MetricBreaker is the state of the breaker in front of Redis: 0 closed, 1 half open, 2 open {state}.
 	MetricBreaker = "cache.breaker.state"
 )
@@ -80,13 +84,14 @@ type instruments struct {
 	waiters   metric.Int64ObservableUpDownCounter
 	valueAge  metric.Float64Histogram
 	unusable  metric.Int64Counter
+	deletes   metric.Int64Counter
 	breaker   metric.Int64Gauge
 	meter     metric.Meter
 
 	cache, strategy attribute.KeyValue
 	// Attribute sets are made once, because a hit is counted on every request.
-	byCache  metric.MeasurementOption
-	byResult map[Result]resultOptions
+	byCache, byStrategy metric.MeasurementOption
+	byResult            map[Result]resultOptions
 }
 
 type resultOptions struct{ request, age metric.MeasurementOption }
@@ -118,10 +123,13 @@ func newInstruments(name, strategy string, tracers trace.TracerProvider, meters 
 		metric.WithDescription("Age of what was served from memory."))
 	t.unusable, _ = meter.Int64Counter(MetricRefused, metric.WithUnit("{value}"),
 		metric.WithDescription("Values that could not be used."))
+	t.deletes, _ = meter.Int64Counter(MetricDeletes, metric.WithUnit("{deletion}"),
+		metric.WithDescription("Deletions of values."))
 	t.breaker, _ = meter.Int64Gauge(MetricBreaker, metric.WithUnit("{state}"),
 		metric.WithDescription("The breaker in front of Redis: 0 closed, 1 half open, 2 open."))
 
 	t.byCache = metric.WithAttributeSet(attribute.NewSet(t.cache))
+	t.byStrategy = metric.WithAttributeSet(attribute.NewSet(t.cache, t.strategy))
 	for _, r := range []Result{ResultHit, ResultStale, ResultMiss, ResultWait, ResultBypass, ResultError} {
 		result := attribute.String("result", string(r))
 		t.byResult[r] = resultOptions{
@@ -201,6 +209,19 @@ func (t *instruments) observeWaiters(waiters func() map[string]int64) {
 		return nil
 	}, t.waiters)
 }
+
+// observeTTL reports a setting again and again: one that is recorded once would be gone when somebody looks.
+func (t *instruments) observeTTL(ttl time.Duration) {
+	gauge, _ := t.meter.Float64ObservableGauge(MetricTTL, metric.WithUnit("s"),
+		metric.WithDescription("How long a value is fresh."))
+	// Registered apart from the instrument: a second cache's is the same instrument, and would lose its callback.
+	_, _ = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveFloat64(gauge, ttl.Seconds(), t.byStrategy)
+		return nil
+	}, gauge)
+}
+
+func (t *instruments) deleted(ctx context.Context) { t.deletes.Add(ctx, 1, t.byStrategy) }
 
 func (t *instruments) breakerChanged(to gobreaker.State) {
 	t.breaker.Record(context.Background(), int64(to), t.byCache)

@@ -208,3 +208,14 @@ func (b backend) age(t *testing.T, key string, by time.Duration) {
 	}
 	require.NoError(t, node.Set(t.Context(), name, stored, redis.KeepTTL).Err())
 }
+
+// How many fills are enough is said by what the TTL and the deletions ask for.
+func TestFillsCanBeHeldAgainstTheirReasons(t *testing.T) {
+	onEachBackend(t, func(t *testing.T, b backend) {
+		p := startProcess(t, b, settings{TTL: 90 * time.Second})
+		require.Equal(t, map[string]float64{cache.StrategyLease: 90}, p.Metric(cache.MetricTTL, "strategy"))
+		require.Empty(t, p.Metric(cache.MetricDeletes, "strategy"))
+		p.delete("k")
+		require.Equal(t, map[string]float64{cache.StrategyLease: 1}, p.Metric(cache.MetricDeletes, "strategy"))
+	})
+}
