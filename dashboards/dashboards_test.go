@@ -5,6 +5,7 @@ package dashboards_test
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"nervous/app/cache"
 	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
 	"nervous/app/trending"
@@ -27,8 +29,14 @@ type (
 		Refresh       string
 		SchemaVersion int
 		Time          struct{ From, To string }
-		Links         []struct{ Title, URL, Tooltip string }
-		Annotations   struct {
+		Links         []struct {
+			Title, URL, Tooltip   string
+			KeepTime, IncludeVars bool
+		}
+		Templating struct {
+			List []variable
+		}
+		Annotations struct {
 			List []struct {
 				Name       string
 				Expr       string
@@ -36,6 +44,12 @@ type (
 			}
 		}
 		Panels []panel
+	}
+	variable struct {
+		Name, Description, Type, AllValue string
+		Multi, IncludeAll                 bool
+		Datasource                        datasource
+		Query                             struct{ Query string }
 	}
 	panel struct {
 		ID              int
@@ -46,10 +60,15 @@ type (
 		Datasource      datasource
 		Targets         []target
 		Transformations []any
+		Links           []link
 		FieldConfig     struct {
 			Defaults struct {
-				Unit  string
-				Links []link
+				Unit       string
+				NoValue    string
+				Links      []link
+				Thresholds struct {
+					Steps []struct{ Value *float64 }
+				}
 			}
 			Overrides []override
 		}
@@ -94,6 +113,16 @@ var colours = map[string]string{
 	string(reconcile.SingleStatement): "blue",
 	string(ratelimit.FixedWindow):     "red",
 	string(ratelimit.Exact):           "green",
+}
+
+// Those of results: memory is blue, work for others purple, trouble the colours of fire.
+var resultColours = map[string]string{
+	string(cache.ResultHit):    "blue",
+	string(cache.ResultStale):  "yellow",
+	string(cache.ResultWait):   "purple",
+	string(cache.ResultMiss):   "orange",
+	string(cache.ResultBypass): "#8e8e8e",
+	string(cache.ResultError):  "dark-red",
 }
 
 func load(t *testing.T) []dashboard {
@@ -143,11 +172,43 @@ func TestDashboardsAreProvisionable(t *testing.T) {
 		require.Equal(t, "now-15m", d.Time.From, "a demo is minutes long")
 		for _, link := range d.Links {
 			require.NotEmpty(t, link.Tooltip, link.Title)
-			if uid, ours := strings.CutPrefix(link.URL, "/d/"); ours {
-				require.FileExists(t, uid+".json", "the link %q leads nowhere", link.Title)
-			}
 		}
 	})
+}
+
+// Whoever has set a range of time and chosen a replica here wants to see the same there. The strategies stay behind:
+// each feature has others, and one that it does not know would leave its graphs empty.
+func TestDashboardsLeadToEachOther(t *testing.T) {
+	t.Parallel()
+	all := load(t)
+	var uids []string
+	for _, d := range all {
+		uids = append(uids, d.UID)
+	}
+	for _, d := range all {
+		var reached []string
+		for _, l := range d.Links {
+			if uid, ok := opens(l.URL); ok {
+				reached = append(reached, uid)
+				require.True(t, l.KeepTime, "%s: the link %q forgets the range of time", d.UID, l.Title)
+			}
+		}
+		require.ElementsMatch(t, uids, reached, "%s leads to itself and all others", d.UID)
+		for _, p := range d.Panels {
+			for _, l := range p.Links {
+				uid, ok := opens(l.URL)
+				require.True(t, ok && slices.Contains(uids, uid), "%s, %q: the link %q leads nowhere", d.UID, p.Title, l.Title)
+				require.Contains(t, l.URL, "&${__url_time_range}", "%s, %q: forgets the range of time", d.UID, p.Title)
+			}
+		}
+	}
+}
+
+// opens returns the dashboard that an address opens, if it passes the chosen replicas on.
+func opens(address string) (uid string, ok bool) {
+	path, query, _ := strings.Cut(address, "?")
+	uid, ok = strings.CutPrefix(path, "/d/")
+	return uid, ok && strings.HasPrefix(query, "${instance:queryparam}")
 }
 
 func TestPanelsExplainThemselves(t *testing.T) {
@@ -157,6 +218,9 @@ func TestPanelsExplainThemselves(t *testing.T) {
 			require.NotEmpty(t, p.Title, "panel %d", p.ID)
 			require.Greater(t, len(p.Description), 40, "%q: how is it to be read?", p.Title)
 			require.NotEmpty(t, p.Targets, "%q shows nothing", p.Title)
+			if p.Type != "nodeGraph" {
+				require.NotEmpty(t, p.FieldConfig.Defaults.NoValue, "%q: what does it mean that nothing is there?", p.Title)
+			}
 			for _, target := range p.Targets {
 				require.Equal(t, p.Datasource, target.Datasource, "%q, query %s", p.Title, target.RefID)
 			}
@@ -193,7 +257,7 @@ func (a area) overlaps(b area) bool {
 	return a.X < b.X+b.W && b.X < a.X+a.W && a.Y < b.Y+b.H && b.Y < a.Y+a.H
 }
 
-func TestStrategiesKeepTheirColours(t *testing.T) {
+func TestThingsKeepTheirColours(t *testing.T) {
 	t.Parallel()
 	features := [][]string{names(trending.Strategies()), names(reconcile.Strategies()), names(ratelimit.Strategies())}
 	for _, strategies := range features {
@@ -204,16 +268,21 @@ func TestStrategiesKeepTheirColours(t *testing.T) {
 	forEach(t, func(t *testing.T, d dashboard) {
 		for _, p := range d.graphs() {
 			painted := p.colours(t)
-			for strategy, colour := range colours {
-				if own, found := painted[strategy]; found {
-					require.Equal(t, colour, own, "%q, %s", p.Title, strategy)
+			for _, known := range []map[string]string{colours, resultColours} {
+				for name, colour := range known {
+					if own, found := painted[name]; found {
+						require.Equal(t, colour, own, "%q, %s", p.Title, name)
+					}
 				}
 			}
 			paintsAll := func(strategies []string) bool {
 				return !slices.ContainsFunc(strategies, func(s string) bool { return painted[s] == "" })
 			}
-			if p.splitsByStrategy() {
+			if p.splitsBy("strategy", "") {
 				require.True(t, slices.ContainsFunc(features, paintsAll), "%q leaves strategies to the palette", p.Title)
+			}
+			if p.splitsBy("result", "cache_re") {
+				require.True(t, paintsAll(slices.Collect(maps.Keys(resultColours))), "%q leaves results to the palette", p.Title)
 			}
 		}
 	})
@@ -227,13 +296,11 @@ func names[S ~string](strategies []S) []string {
 	return all
 }
 
-func (p panel) splitsByStrategy() bool {
-	for _, target := range p.Targets {
-		if target.LegendFormat == "{{strategy}}" {
-			return true
-		}
-	}
-	return false
+// splitsBy tells whether the panel has a series for each value of a label, in a query that says that.
+func (p panel) splitsBy(label, says string) bool {
+	return slices.ContainsFunc(p.Targets, func(asked target) bool {
+		return asked.LegendFormat == "{{"+label+"}}" && strings.Contains(asked.Expr, says)
+	})
 }
 
 // colours returns the colours that the panel gives to series, by name, and to the texts of a table.

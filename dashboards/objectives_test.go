@@ -1,0 +1,57 @@
+package dashboards_test
+
+import (
+	"encoding/json"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// objectives are the numbers that load scripts, alerts and dashboards agree on, by name.
+func objectives(t *testing.T) map[string]float64 {
+	t.Helper()
+	content, err := os.ReadFile("../loadtest/lib/objectives.json")
+	require.NoError(t, err)
+	var file map[string]struct{ Number float64 }
+	require.NoError(t, json.Unmarshal(content, &file))
+	numbers := map[string]float64{}
+	for name, objective := range file {
+		numbers[name] = objective.Number
+	}
+	return numbers
+}
+
+// A number turns yellow where the promise ends. Lines of objectives in graphs are series of their own, the rule
+// `objective`, and need no such care.
+func TestColoursChangeWhereObjectivesEnd(t *testing.T) {
+	t.Parallel()
+	promised := objectives(t)
+	panels := map[string]panel{}
+	for _, d := range load(t) {
+		for _, p := range d.graphs() {
+			panels[d.UID+", "+p.Title] = p
+		}
+	}
+	for where, limit := range map[string]float64{
+		"overview, Share that fails":           1 - promised["trending_availability"],
+		"overview, Slow answers (p95)":         promised["trending_latency_bound"],
+		"trending, Lease: p95 of all":          promised["trending_latency_bound"],
+		"reconcile, The oldest waits":          promised["buffer_age"],
+		"ratelimit, Degraded":                  promised["ratelimit_degraded"],
+		"roundtrips, A buffered run: DB trips": promised["buffered_db_round_trips"],
+		"loadtest, What callers feel (p95)":    promised["trending_latency_bound"],
+		"loadtest, Failed":                     1 - promised["trending_availability"],
+	} {
+		require.Contains(t, panels, where)
+		require.NotZero(t, limit, "%s: there is no such objective", where)
+		var ends []float64
+		for _, step := range panels[where].FieldConfig.Defaults.Thresholds.Steps {
+			if step.Value != nil {
+				ends = append(ends, *step.Value)
+			}
+		}
+		require.NotEmpty(t, ends, where)
+		require.InDelta(t, limit, ends[0], 1e-9, where)
+	}
+}
