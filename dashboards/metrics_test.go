@@ -109,8 +109,9 @@ var (
 	// What the servers say of themselves, as their exporters call it (oliver006/redis_exporter,
 	// prometheuscommunity/postgres-exporter with its collector of statements).
 	exporters = []string{
-		"redis_commands_total", "redis_evicted_keys_total", "redis_expired_keys_total", "redis_memory_used_bytes",
-		"redis_memory_max_bytes", "pg_stat_statements_calls_total", "pg_stat_statements_seconds_total",
+		"redis_commands_total", "redis_commands_duration_seconds_total", "redis_evicted_keys_total",
+		"redis_expired_keys_total", "redis_memory_used_bytes", "redis_memory_max_bytes",
+		"pg_stat_statements_calls_total", "pg_stat_statements_seconds_total",
 	}
 )
 
