@@ -17,42 +17,6 @@ import (
 // The tests run in this folder; docker-compose.yml and otel-collector.yaml are one above.
 const root = ".."
 
-// promtool runs the tests that there are; this asks for those that are missing.
-func TestAlertsAreAllTested(t *testing.T) {
-	var tested []string
-	for _, path := range files(t, "deploy/prometheus/rules_test/*.yml") {
-		var suite struct {
-			Tests []struct {
-				Cases []struct {
-					Alert    string `yaml:"alertname"`
-					Expected []any  `yaml:"exp_alerts"`
-				} `yaml:"alert_rule_test"`
-			}
-		}
-		parse(t, path, &suite)
-		for _, test := range suite.Tests {
-			for _, c := range test.Cases {
-				if len(c.Expected) > 0 {
-					tested = append(tested, c.Alert)
-				}
-			}
-		}
-	}
-	for _, path := range files(t, "deploy/prometheus/rules/*.yml") {
-		var rules struct {
-			Groups []struct {
-				Rules []struct{ Alert string }
-			}
-		}
-		parse(t, path, &rules)
-		for _, group := range rules.Groups {
-			for _, rule := range group.Rules {
-				require.Contains(t, tested, rule.Alert, "no test in rules_test shows this alert firing")
-			}
-		}
-	}
-}
-
 type container struct {
 	Image       string
 	Build       any
