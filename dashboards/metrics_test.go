@@ -105,7 +105,7 @@ var (
 	// Prometheus's own.
 	builtIn = []string{"ALERTS", "target_info"}
 	// deploy/local's, while it does harm on purpose.
-	deployment = []measured{{"fault.running", "", gauge}}
+	deployment = []measured{{"fault.running", "{fault}", gauge}}
 	// What the servers say of themselves, as their exporters call it (oliver006/redis_exporter,
 	// prometheuscommunity/postgres-exporter with its collector of statements).
 	exporters = []string{

@@ -30,6 +30,7 @@ type measurements struct {
 	reconciling reconciling
 	limiting    limiting
 	audited     audited
+	shown       *shown // nil where nobody has looked at the dashboards
 
 	thresholdsPassed bool // those of every load script
 }
@@ -55,6 +56,10 @@ func claims(m measurements) []claim {
 	return append(slices.Concat(
 		trendingClaims(m), reconcileClaims(m.reconciling), ratelimitClaims(m.limiting), auditClaims(m.audited),
 	), claim{
+		id:   "dashboards.queries_without_data",
+		says: "every query of every dashboard finds what this run has done: 0 do not",
+		unit: "queries", measure: func(m measurements) *float64 { return m.shown.empty() }, holds: equals(0),
+	}, claim{
 		id:   "deploy.ready_seconds",
 		says: "data loaded and three replicas ready behind the door in under 60 s",
 		unit: "s", measure: func(m measurements) *float64 { return new(m.ready.Seconds()) }, holds: below(60),

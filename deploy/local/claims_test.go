@@ -44,6 +44,7 @@ func measured(t *testing.T, text string) measurements {
 		reconciling: reconciled(t, asReconciled),
 		limiting:    results[limiting](t, asLimited),
 		audited:     asTraced(),
+		shown:       &shown{},
 	}
 }
 

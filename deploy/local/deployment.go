@@ -28,6 +28,7 @@ type deployment struct {
 	users    *users
 
 	parts                 *supervisor
+	faults                *faults
 	databaseURL, redisURL string
 }
 

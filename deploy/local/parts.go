@@ -94,13 +94,17 @@ func (d *deployment) app(arguments ...string) part {
 // tokenSecret is the published one of .env. It opens no door but those on this machine.
 const tokenSecret = "demo-secret-for-127.0.0.1-only--never-use-elsewhere"
 
+// metrics is where metrics go: straight to Prometheus, unless there is a collector.
+func (d *deployment) metrics() string {
+	if d.has.collector {
+		return d.at.collector.url() + "/v1/metrics"
+	}
+	return d.at.prometheus.url() + "/api/v1/otlp/v1/metrics"
+}
+
 func (d *deployment) replica(i int) part {
 	name := fmt.Sprintf("app-%d", i+1)
-	metrics := d.at.prometheus.url() + "/api/v1/otlp/v1/metrics"
 	logs := "OTEL_LOGS_EXPORTER=none"
-	if d.has.collector {
-		metrics = d.at.collector.url() + "/v1/metrics"
-	}
 	if d.has.collector && d.has.loki {
 		logs = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=" + d.at.collector.url() + "/v1/logs"
 	}
@@ -117,7 +121,7 @@ func (d *deployment) replica(i int) part {
 			// A run by the clock would do the load script's work; and this table is small enough to be counted all the time.
 			"RECONCILE_EVERY=0", "RECONCILE_COUNT_EVERY=5s",
 			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + d.receiver.url() + "/v1/traces",
-			"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=" + metrics, logs,
+			"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=" + d.metrics(), logs,
 			// At the usual intervals a spike would be over before its first point and its first trace are there.
 			"OTEL_METRIC_EXPORT_INTERVAL=5000", "OTEL_BSP_SCHEDULE_DELAY=1000",
 			// Lost spans become a metric instead of a gap, and a counter says when it was born, so that its first event counts.

@@ -68,6 +68,10 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	if d.faults, err = newFaults(ctx, d.metrics()); err != nil {
+		return err
+	}
+	defer d.faults.close(ctx)
 	measured, err := d.measure(ctx, moving, traces)
 	if err != nil {
 		return err
@@ -120,6 +124,9 @@ func (d *deployment) measure(ctx context.Context, g *graph, traces *traceMemory)
 		return m, err
 	}
 	if m.audited.report, err = d.audit(ctx); err != nil {
+		return m, err
+	}
+	if m.shown, err = d.dashboards(ctx); err != nil {
 		return m, err
 	}
 	m.thresholdsPassed = results.ThresholdsPassed && m.reconciling.ThresholdsPassed && m.limiting.ThresholdsPassed

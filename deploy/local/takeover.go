@@ -82,6 +82,7 @@ func (d *deployment) killLeaderAfter(ctx context.Context, rdb *redis.Client, int
 	}
 	leader := lease[strings.LastIndex(lease, "|")+1:]
 	killed := time.Now()
+	defer d.faults.begin(ctx, "kill -9 of "+leader)()
 	if err := d.parts.kill(leader); err != nil {
 		return nil, err
 	}

@@ -65,6 +65,7 @@ func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
 		d.say("the job was over before its worker could be killed")
 		return nil, nil //nolint:nilnil // nothing was measured, and nothing is wrong
 	}
+	defer d.faults.begin(ctx, "kill -9 of "+working.Replica)()
 	if err := d.parts.kill(working.Replica); err != nil {
 		return nil, err
 	}
