@@ -66,9 +66,7 @@ type (
 				Unit       string
 				NoValue    string
 				Links      []link
-				Thresholds struct {
-					Steps []struct{ Value *float64 }
-				}
+				Thresholds struct{ Steps []step }
 			}
 			Overrides []override
 		}
@@ -88,6 +86,7 @@ type (
 		TableType string
 	}
 	link     struct{ Title, URL string }
+	step     struct{ Value *float64 } // nil: from the beginning
 	override struct {
 		Matcher    struct{ ID, Options string }
 		Properties []struct {

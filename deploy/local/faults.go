@@ -16,8 +16,8 @@ import (
 // behind every graph, so that nobody looks for another reason.
 const metricFault = "fault.running"
 
-// faults tells Prometheus what harm is being done, by the way that the replicas' metrics go. That a mark does not arrive
-// is no reason to stop: the run measures all the same.
+// faults tells Prometheus what harm is being done, by the way that the replicas' metrics go. That a mark does not
+// arrive is no reason to stop: the run measures all the same.
 type faults struct {
 	provider *sdkmetric.MeterProvider
 	running  metric.Int64Gauge
