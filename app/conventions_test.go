@@ -43,6 +43,7 @@ var ourMetrics = map[string]instrument{
 	cache.MetricFillDuration:       {"s", "histogram"},
 	cache.MetricLeaseRequests:      {"{request}", "counter"},
 	cache.MetricLeaseWait:          {"s", "histogram"},
+	cache.MetricWaits:              {"{request}", "counter"},
 	cache.MetricWaiters:            {"{request}", "updown"},
 	cache.MetricValueAge:           {"s", "histogram"},
 	cache.MetricRefused:            {"{value}", "counter"},
@@ -178,7 +179,8 @@ func TestTelemetrySpeaksTheConventions(t *testing.T) {
 	for name := range ourMetrics {
 		// Nobody need wait, or be refused, in a run that goes well.
 		if !slices.Contains([]string{
-			cache.MetricRefused, cache.MetricLeaseWait, reconcile.MetricTakeovers, telemetry.ConnectionWaits,
+			cache.MetricRefused, cache.MetricLeaseWait, cache.MetricWaits, reconcile.MetricTakeovers,
+			telemetry.ConnectionWaits,
 		}, name) {
 			require.True(t, seen[name], "%s was not exported", name)
 		}

@@ -45,6 +45,7 @@ var (
 		{cache.MetricFillDuration, "s", histogram},
 		{cache.MetricLeaseRequests, "{request}", counter},
 		{cache.MetricLeaseWait, "s", histogram},
+		{cache.MetricWaits, "{request}", counter},
 		{cache.MetricWaiters, "{request}", gauge},
 		{cache.MetricValueAge, "s", histogram},
 		{cache.MetricRefused, "{value}", counter},

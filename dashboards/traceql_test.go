@@ -102,7 +102,8 @@ func explored(t *testing.T, address string) (query string, ok bool) {
 // explained are the metrics whose every count or measurement is also a span, or the state of a thing that has spans:
 // who sees one of them rise wants to see the traces that made it rise.
 var explained = []string{
-	cache.MetricFills, cache.MetricFillDuration, cache.MetricLeaseRequests, cache.MetricLeaseWait, cache.MetricWaiters,
+	cache.MetricFills, cache.MetricFillDuration, cache.MetricLeaseRequests, cache.MetricLeaseWait, cache.MetricWaits,
+	cache.MetricWaiters,
 	cache.MetricValueAge, cache.MetricRefused, cache.MetricBreaker,
 	buffer.MetricDepth, buffer.MetricGenerations, buffer.MetricOldestAge,
 	buffer.MetricFlushItems, buffer.MetricFlushDuration, buffer.MetricFlushes,

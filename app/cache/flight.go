@@ -103,6 +103,14 @@ func (f *flight[V]) holderFor(ctx context.Context) trace.SpanContext {
 	return known.span
 }
 
+// replica is where the work is done, as far as that is known.
+func (f *flight[V]) replica() string {
+	if known := f.holder.Load(); known != nil {
+		return known.replica
+	}
+	return ""
+}
+
 // outdatedFor says that the flight has landed with something that is too old for a request of the given time.
 func (f *flight[V]) outdatedFor(asked time.Time) bool {
 	select {
@@ -119,14 +127,11 @@ func (c *Cache[V]) waiters() map[string]int64 {
 	defer c.mu.Unlock()
 	waiting := map[string]int64{"": 0}
 	for _, f := range c.flights {
-		n, replica := f.aboard.Load(), ""
-		if h := f.holder.Load(); h != nil {
-			replica = h.replica
-		}
+		n := f.aboard.Load()
 		if f.leads.Load() {
 			n-- // its starter does not wait, it works
 		}
-		waiting[replica] += max(0, n)
+		waiting[f.replica()] += max(0, n)
 	}
 	return waiting
 }
@@ -140,7 +145,7 @@ func (c *Cache[V]) await(ctx context.Context, b boarding[V], stale *entry[V]) An
 	case <-ctx.Done():
 		// For a request that holds a stale value this is the soft timeout, and no error to count.
 		if stale == nil && !b.leads.Load() {
-			c.tel.waited(ctx, "timeout", time.Since(started))
+			c.tel.waited(ctx, b.replica(), "timeout", time.Since(started))
 		}
 		return Answer[V]{Info: Info{Result: ResultError, Holder: b.holderFor(ctx)}, Err: ctx.Err()}
 	case <-b.done:
@@ -153,7 +158,7 @@ func (c *Cache[V]) await(ctx context.Context, b boarding[V], stale *entry[V]) An
 	result := out.result
 	if !b.starter && (result == ResultMiss || result == ResultWait) {
 		result = ResultWait
-		c.tel.waited(ctx, "flight", time.Since(started))
+		c.tel.waited(ctx, b.replica(), "flight", time.Since(started))
 	}
 	answer := c.answer(out.entry, result, c.clock.now())
 	answer.Info.Stored, answer.Info.Holder = out.stored, b.holderFor(ctx)
@@ -195,7 +200,7 @@ func (c *Cache[V]) fly(ctx context.Context, key string, f *flight[V], seen *entr
 		case reply.status == leaseFilled && waited.times == 0:
 			return outcome[V]{entry: reply.found, result: ResultHit, stored: true}
 		case reply.status == leaseFilled:
-			c.tel.waited(ctx, waited.endedBy, time.Since(waited.since))
+			c.tel.waited(ctx, f.replica(), waited.endedBy, time.Since(waited.since))
 			return outcome[V]{entry: reply.found, result: ResultWait, stored: true}
 		case reply.status == leaseCooldown:
 			f.holder.Store(&reply.holder)
@@ -208,7 +213,7 @@ func (c *Cache[V]) fly(ctx context.Context, key string, f *flight[V], seen *entr
 		event(ctx, "lease.busy")
 		waited.sleep(patience, woken, reply.lasts)
 		if patience.Err() != nil {
-			c.tel.waited(ctx, "timeout", time.Since(waited.since))
+			c.tel.waited(ctx, f.replica(), "timeout", time.Since(waited.since))
 			return outcome[V]{err: fmt.Errorf("waited %s for a fill elsewhere: %w", time.Since(waited.since), patience.Err())}
 		}
 	}

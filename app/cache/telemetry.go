@@ -32,7 +32,10 @@ const (
 	// MetricLeaseWait is how long a request waited for somebody else's fill, in seconds, by result, which says what ended
 	// the wait: push, poll (both across replicas), flight (in this process), timeout.
 	MetricLeaseWait = "cache.lease.wait.duration"
-	// MetricWaiters is how many requests are waiting now {request}, by holder: the replica that they wait for.
+	// MetricWaits counts such waits {request}, by holder: the replica that did the work, empty where nobody knew. Most
+	// are over before the next look at MetricWaiters.
+	MetricWaits = "cache.waits"
+	// MetricWaiters is how many requests are waiting now {request}, by holder.
 	MetricWaiters = "cache.waiters"
 	// MetricValueAge is the age of what was served from memory, in seconds, by result: hit or stale.
 	MetricValueAge = "cache.value.age"
@@ -81,6 +84,7 @@ type instruments struct {
 	fillTime  metric.Float64Histogram
 	leases    metric.Int64Counter
 	leaseWait metric.Float64Histogram
+	waits     metric.Int64Counter
 	waiters   metric.Int64ObservableUpDownCounter
 	valueAge  metric.Float64Histogram
 	unusable  metric.Int64Counter
@@ -117,6 +121,8 @@ func newInstruments(name, strategy string, tracers trace.TracerProvider, meters 
 		metric.WithDescription("Attempts to get the lease, by result."))
 	t.leaseWait, _ = meter.Float64Histogram(MetricLeaseWait, metric.WithUnit("s"),
 		metric.WithDescription("How long a request waited for somebody else's fill."))
+	t.waits, _ = meter.Int64Counter(MetricWaits, metric.WithUnit("{request}"),
+		metric.WithDescription("Requests that have waited for somebody else's fill."))
 	t.waiters, _ = meter.Int64ObservableUpDownCounter(MetricWaiters, metric.WithUnit("{request}"),
 		metric.WithDescription("Requests that are waiting for somebody else's fill."))
 	t.valueAge, _ = meter.Float64Histogram(MetricValueAge, metric.WithUnit("s"),
@@ -232,7 +238,8 @@ func (t *instruments) refused(ctx context.Context, reason string) {
 	event(ctx, "value."+reason)
 }
 
-func (t *instruments) waited(ctx context.Context, endedBy string, took time.Duration) {
+func (t *instruments) waited(ctx context.Context, holder, endedBy string, took time.Duration) {
+	t.waits.Add(ctx, 1, metric.WithAttributes(t.cache, attribute.String("holder", holder)))
 	t.leaseWait.Record(ctx, took.Seconds(), metric.WithAttributes(t.cache, attribute.String("result", endedBy)))
 }
 

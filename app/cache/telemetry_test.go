@@ -73,6 +73,8 @@ func TestAWaiterLeadsToWhomItWaitsFor(t *testing.T) {
 					require.NotEqual(t, work.Trace, waiter.Trace)
 				}
 				require.Equal(t, map[string]float64{"flight": 2}, leader.waited())
+				require.Equal(t, map[string]float64{"leader": 2}, leader.Metric(cache.MetricWaits, "holder"))
+				require.Equal(t, map[string]float64{"leader": 3}, other.Metric(cache.MetricWaits, "holder"))
 				if wakes == "poll" {
 					require.Equal(t, map[string]float64{"poll": 1, "flight": 2}, other.waited())
 				}
