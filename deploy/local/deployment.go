@@ -25,6 +25,7 @@ type deployment struct {
 	at       addresses
 	has      installed
 	receiver place // where the replicas send their traces: to this program
+	exporter place // of Redis's own counts, if there is one
 	users    *users
 
 	parts                 *supervisor
@@ -109,6 +110,9 @@ func (d *deployment) sql(ctx context.Context, file string) error {
 
 // watchers starts what looks on.
 func (d *deployment) watchers(ctx context.Context) error {
+	if err := d.reserveExporter(); err != nil {
+		return err
+	}
 	prometheus, err := d.prometheus()
 	if err != nil {
 		return err
@@ -121,6 +125,7 @@ func (d *deployment) watchers(ctx context.Context) error {
 		part  func() part
 	}{
 		{d.has.tempo, d.tempo}, {d.has.loki, d.loki}, {d.has.collector, d.collector}, {d.has.grafana, d.grafana},
+		{d.has.redisExporter != "", d.redisExporter},
 	} {
 		if optional.there {
 			if err := d.parts.start(ctx, optional.part()); err != nil {

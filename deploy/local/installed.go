@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -13,10 +14,14 @@ import (
 type installed struct {
 	collector, tempo, loki, grafana bool
 	grafanaHome                     string
+	redisExporter                   string // its program's name; "" where there is none
 }
 
 func whatIsInstalled() installed {
 	has := installed{collector: onPath("otelcol-contrib"), tempo: onPath("tempo"), loki: onPath("loki")}
+	if i := slices.IndexFunc(redisExporterPrograms, onPath); i >= 0 {
+		has.redisExporter = redisExporterPrograms[i]
+	}
 	// Grafana wants to be told where its web pages are; these are the places of its packages.
 	for _, home := range []string{
 		"/usr/share/grafana", "/opt/homebrew/opt/grafana/share/grafana", "/usr/local/opt/grafana/share/grafana",
@@ -34,7 +39,10 @@ func (i installed) without() string {
 	for _, p := range []struct {
 		there bool
 		name  string
-	}{{i.collector, "the collector (otelcol-contrib)"}, {i.tempo, "Tempo"}, {i.loki, "Loki"}, {i.grafana, "Grafana"}} {
+	}{
+		{i.collector, "the collector (otelcol-contrib)"}, {i.tempo, "Tempo"}, {i.loki, "Loki"}, {i.grafana, "Grafana"},
+		{i.redisExporter != "", "the exporter of Redis (redis_exporter)"},
+	} {
 		if !p.there {
 			names = append(names, p.name)
 		}

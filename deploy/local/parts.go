@@ -28,7 +28,7 @@ var (
 )
 
 func (d *deployment) prometheus() (part, error) {
-	// A copy without scrape/: there are no exporters here, and a target that cannot exist would look like a fault.
+	// A copy without scrape/, whose targets are compose's.
 	home := filepath.Join(d.dir, "prometheus")
 	if err := os.CopyFS(filepath.Join(home, "rules"), os.DirFS(d.path("deploy/prometheus/rules"))); err != nil {
 		return part{}, fmt.Errorf("prometheus: %w", err)
@@ -38,6 +38,9 @@ func (d *deployment) prometheus() (part, error) {
 		return part{}, fmt.Errorf("prometheus: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(home, "prometheus.yml"), config, 0o600); err != nil {
+		return part{}, fmt.Errorf("prometheus: %w", err)
+	}
+	if err := d.scrape(home); err != nil {
 		return part{}, fmt.Errorf("prometheus: %w", err)
 	}
 	return part{name: "prometheus", ready: d.at.prometheus.url() + "/-/ready", command: append([]string{
