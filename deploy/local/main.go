@@ -1,7 +1,7 @@
 // Command local is the whole deployment on this machine without Docker: Postgres, Redis, three replicas behind a front
-// door, Prometheus, and, where the machine has them, the collector, Tempo, Loki, Grafana and the exporter of Redis, from
-// the configuration files that docker-compose.yml mounts. It loads the data, runs the load scripts, the first while
-// k6's dashboard draws it, prints what the article claims beside what was measured, and stays up until Ctrl-C.
+// door, Prometheus, and, where the machine has them, the collector, Tempo, Loki, Grafana and the exporter of Redis,
+// from the configuration files that docker-compose.yml mounts. It loads the data, runs the load scripts, the first
+// while k6's dashboard draws it, prints what the article claims beside what was measured, and stays up until Ctrl-C.
 //
 // Everything is private and on 127.0.0.1, everything that is written lies in temporary directories, and when this
 // program ends, by Ctrl-C, SIGTERM or a fault, no process and no file is left. When a part ends by itself, so does the
