@@ -25,7 +25,7 @@ var emptyInHealth = map[string]string{
 var drawnInTrouble = map[string]string{
 	"Alerts that fire": "as above",
 	"Breaker open":     "a Redis that is stopped or paused",
-	"Faults injected":  "deploy/local, which kills who leads and who works",
+	"Faults injected":  "deploy/local, which kills who leads and who works, and replaces all",
 	"Replica started":  "a start within the time that is looked at",
 }
 
