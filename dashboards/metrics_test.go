@@ -129,8 +129,8 @@ var collector = []measured{
 }
 
 // What k6 measures by itself (https://grafana.com/docs/k6/latest/using-k6/metrics/reference), as far as it is shown. Of
-// k6 1.8.1 and 2.2.0 it arrives under the same names with the same labels; dropped iterations, which there were none of,
-// were not compared.
+// k6 1.8.1 and 2.2.0 it arrives under the same names with the same labels; dropped iterations, which there were none
+// of, were not compared.
 var k6BuiltIn = []measured{
 	{"http_reqs", "", counter},
 	{"http_req_failed", "", counter},
