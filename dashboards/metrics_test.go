@@ -255,7 +255,7 @@ func TestRatesFollowTheInterval(t *testing.T) {
 	t.Parallel()
 	forEach(t, func(t *testing.T, d dashboard) {
 		for _, p := range d.graphs() {
-			allowed := []string{"[$__rate_interval]", "[$__range]"}
+			allowed := []string{"[$__rate_interval]", "[$__rate_interval:]", "[$__range]"}
 			if p.comparesWithLimit() {
 				allowed = append(allowed, "[1m]")
 			}

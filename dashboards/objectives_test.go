@@ -37,7 +37,7 @@ func TestColoursChangeWhereObjectivesEnd(t *testing.T) {
 	}
 	for where, limit := range map[string]float64{
 		"overview, Share that fails":           1 - promised["trending_availability"],
-		"overview, p95":                        promised["trending_latency_bound"],
+		"overview, p95 now":                    promised["trending_latency_bound"],
 		"trending, Lease: p95 of all":          promised["trending_latency_bound"],
 		"reconcile, The oldest waits":          promised["buffer_age"],
 		"ratelimit, Degraded":                  promised["ratelimit_degraded"],

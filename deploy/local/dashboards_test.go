@@ -34,7 +34,7 @@ func TestQueriesWithoutDataAreCounted(t *testing.T) {
 	found, err := d.dashboards(t.Context())
 	require.NoError(t, err)
 	require.Greater(t, *found.empty(), 150.0)
-	require.Contains(t, told.String(), `"Hit ratio", query A is empty: `)
+	require.Contains(t, told.String(), `"Hit ratio now", query A is empty: `)
 	require.Contains(t, told.String(), `variable "instance" is empty: `)
 	require.Contains(t, told.String(), `annotation "Load: phases" is empty: `)
 }
