@@ -35,20 +35,12 @@ func TestLocalCopiesAreServedWhileRedisIsAway(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		filler := startProcess(t, b, settings{Held: true, TTL: time.Hour})
 		p := startProcess(t, b, settings{LocalTTL: time.Nanosecond, TTL: time.Hour})
-		// A message that a value is new drops the copy of the old one. Whoever was woken by it has heard it, so that it
-		// cannot come between what follows.
-		led := filler.ask(Ask{"k", 1})
-		filler.started()
-		waiting := p.ask(Ask{"k", 1})
-		b.scriptsRun(t, "k", 6) // it has polled for a while: the push comes before the next poll
-		filler.release(Load{Value: "v"})
-		<-led
-		<-waiting
-		require.Equal(t, map[string]float64{"push": 1}, p.waited())
-		require.Equal(t, "v", p.get("k").Value) // read, and so copied
-		require.NoError(t, b.owner(t, "k").Kill())
+		// A message that a value is new drops the copy of the old one. Whoever has heard it keeps what it reads next.
+		key := b.pushed(t, filler, p)
+		require.Equal(t, "v", p.get(key).Value) // read, and so copied
+		require.NoError(t, b.owner(t, key).Kill())
 		for range 10 { // also when the breaker has opened
-			require.Equal(t, []any{"v", cache.ResultHit}, valueAndResult([]Got{p.get("k")}))
+			require.Equal(t, []any{"v", cache.ResultHit}, valueAndResult([]Got{p.get(key)}))
 		}
 		require.Empty(t, p.fills())
 	})
