@@ -84,7 +84,7 @@ func TestLiveEventsWithoutRedis(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			s := newStores(t)
-			r := s.reconciler(t, reconcile.Options{Direct: 2, DirectWait: time.Second})
+			r := s.reconciler(t, reconcile.Options{Direct: 2, DirectWait: 5 * time.Second})
 			break_(t, s)
 			path, err := r.Settled(t.Context(), 1)
 			require.NoError(t, err)
