@@ -11,6 +11,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+
+	"nervous/app/roundtrips"
 )
 
 // The instruments.
@@ -23,6 +25,14 @@ const (
 	// MetricDuration is how long a run took in seconds, over all its attempts, by strategy and outcome: done, failed,
 	// cancelled.
 	MetricDuration = "reconcile.job.duration"
+	// MetricLastEnded is when this process last ended a run, in seconds of Unix time, by strategy. Of all replicas' and
+	// strategies' the newest is the last run; what it cost and did is in the next two.
+	MetricLastEnded = "reconcile.job.last.ended"
+	// MetricLastRoundTrips is what that run's work cost {round_trip}, over all its attempts, by strategy and store.
+	MetricLastRoundTrips = "reconcile.job.last.round_trips"
+	// MetricLastPayments is what it found {payment}, by strategy and outcome (the Finding constants): one by one it
+	// would have read each and marked those reconciled.
+	MetricLastPayments = "reconcile.job.last.payments"
 	// MetricTakeovers counts runs that another worker had begun {job}.
 	MetricTakeovers = "reconcile.job.takeovers"
 	// MetricEvents counts live events {event}, by outcome: buffered, direct, refused.
@@ -54,6 +64,7 @@ type instruments struct {
 	itemCount metric.Int64Counter
 	progress  metric.Float64ObservableGauge
 	duration  metric.Float64Histogram
+	last      last
 	takeovers metric.Int64Counter
 	events    metric.Int64Counter
 	payments  metric.Int64Gauge
@@ -66,6 +77,12 @@ type instruments struct {
 type seen struct {
 	progress float64
 	at       time.Time
+}
+
+// last is the last run that this process has ended, by strategy.
+type last struct {
+	ended                metric.Float64Gauge
+	roundTrips, payments metric.Int64Gauge
 }
 
 // remembered is how long progress that does not change any more is reported.
@@ -82,6 +99,12 @@ func newInstruments() *instruments {
 	t.duration, _ = meter.Float64Histogram(MetricDuration, metric.WithUnit("s"),
 		metric.WithDescription("Time of a run."),
 		metric.WithExplicitBucketBoundaries(.1, .25, .5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500))
+	t.last.ended, _ = meter.Float64Gauge(MetricLastEnded, metric.WithUnit("s"),
+		metric.WithDescription("Unix time at which a run last ended."))
+	t.last.roundTrips, _ = meter.Int64Gauge(MetricLastRoundTrips, metric.WithUnit("{round_trip}"),
+		metric.WithDescription("Round-trips of the last run's work."))
+	t.last.payments, _ = meter.Int64Gauge(MetricLastPayments, metric.WithUnit("{payment}"),
+		metric.WithDescription("Payments that the last run looked at."))
 	t.takeovers, _ = meter.Int64Counter(MetricTakeovers, metric.WithUnit("{job}"),
 		metric.WithDescription("Runs that were taken over from another worker."))
 	t.events, _ = meter.Int64Counter(MetricEvents, metric.WithUnit("{event}"),
@@ -118,9 +141,7 @@ func progressOf(examined, total int64) float64 {
 }
 
 func (t *instruments) items(ctx context.Context, s Strategy, counts Counts) {
-	for finding, n := range map[Finding]int64{
-		Reconciled: counts.Reconciled, Amount: counts.Amount, Currency: counts.Currency, Missing: counts.Missing,
-	} {
+	for finding, n := range counts.byFinding() {
 		if n > 0 {
 			t.itemCount.Add(ctx, n, metric.WithAttributes(
 				attribute.String("strategy", string(s)), attribute.String("outcome", string(finding))))
@@ -163,9 +184,21 @@ func (t *instruments) ended(ctx context.Context, span trace.Span, j Job, state S
 		span.SetStatus(codes.Error, err.Error())
 	}
 	if state.Over() {
+		t.last.record(ctx, j)
 		t.duration.Record(ctx, j.Took.Seconds(), metric.WithAttributes(
 			attribute.String("strategy", string(j.Strategy)), attribute.String("outcome", string(state))))
 	}
+}
+
+func (l last) record(ctx context.Context, j Job) {
+	strategy := attribute.String("strategy", string(j.Strategy))
+	for store, n := range map[roundtrips.Store]int64{roundtrips.Postgres: j.DBTrips, roundtrips.Redis: j.RedisTrips} {
+		l.roundTrips.Record(ctx, n, metric.WithAttributes(strategy, attribute.String("store", string(store))))
+	}
+	for finding, n := range j.Counts.byFinding() { // also none, or the run before this one would seem to have found some
+		l.payments.Record(ctx, n, metric.WithAttributes(strategy, attribute.String("outcome", string(finding))))
+	}
+	l.ended.Record(ctx, float64(time.Now().UnixMilli())/1e3, metric.WithAttributes(strategy))
 }
 
 // repeated says that Redis has lost something, which the next round finds again.

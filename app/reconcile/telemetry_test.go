@@ -138,6 +138,28 @@ func TestMetrics(t *testing.T) {
 	require.Positive(t, replica.Metric("store.round_trips", "store", "operation")["postgres flush live"])
 }
 
+// What the last run cost and found stands alone, whatever the one before did: here it finds only what is left.
+func TestMetricsOfTheLastRun(t *testing.T) {
+	t.Parallel()
+	s := newStores(t)
+	replica := s.replica(t, reconcile.Options{})
+	var before float64
+	for n, reconciled := range []float64{agreeing, 0} {
+		job := s.over(t, replica.start(reconcile.Buffered).Job.ID)
+		eventually(t, func() bool { return replica.Metric(reconcile.MetricDuration)[""] == float64(n+1) })
+		require.Equal(t, map[string]float64{
+			"buffered postgres": float64(job.DBTrips), "buffered redis": float64(job.RedisTrips),
+		}, replica.Metric(reconcile.MetricLastRoundTrips, "strategy", "store"))
+		require.Equal(t, map[string]float64{
+			"buffered reconciled": reconciled, "buffered amount": 10, "buffered currency": 10, "buffered missing": 10,
+		}, replica.Metric(reconcile.MetricLastPayments, "strategy", "outcome"))
+		ended := replica.Metric(reconcile.MetricLastEnded, "strategy")["buffered"]
+		require.InDelta(t, float64(job.FinishedAt.Unix()), ended, 10, "Unix time, in seconds")
+		require.Greater(t, ended, before)
+		before = ended
+	}
+}
+
 // of are the values whose attributes begin with the strategy.
 func of(by reconcile.Strategy, values map[string]float64) map[string]float64 {
 	mine := map[string]float64{}
