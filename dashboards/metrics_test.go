@@ -189,7 +189,7 @@ func scriptMetrics(t *testing.T) []string {
 	t.Helper()
 	kinds := map[string]kind{"Counter": counter, "Rate": counter, "Gauge": gauge, "Trend": histogram}
 	var names []string
-	for _, script := range []string{"lib/measure.js", "lib/limiter.js", "ratelimit.js"} {
+	for _, script := range []string{"lib/measure.js", "lib/phases.js", "lib/limiter.js", "ratelimit.js"} {
 		source, err := os.ReadFile(filepath.Join("../loadtest", script))
 		require.NoError(t, err)
 		for _, found := range declaration.FindAllStringSubmatch(string(source), -1) {

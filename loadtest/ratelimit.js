@@ -21,11 +21,14 @@ import exec from 'k6/execution';
 import http from 'k6/http';
 import { Gauge } from 'k6/metrics';
 import { admitted, readable, row } from './lib/limiter.js';
-import { begin, end, SYSTEM_TAGS, TREND_STATS } from './lib/measure.js';
+import { SYSTEM_TAGS, TREND_STATS } from './lib/measure.js';
+import { phasesOf } from './lib/phases.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
 import { BASE_URL, mustBeReady, tagged } from './lib/request.js';
 import * as slo from './lib/slo.js';
 import { nextUser, user } from './lib/users.js';
+
+const { begin, end } = phasesOf('ratelimit');
 
 const SCENARIO = __ENV.SCENARIO || 'all';
 

@@ -22,11 +22,14 @@ import http from 'k6/http';
 import { Counter, Gauge, Rate } from 'k6/metrics';
 import { readFacts } from './lib/answer.js';
 import * as jobs from './lib/jobs.js';
-import { begin, end, readable, recordCost, row, SYSTEM_TAGS, TREND_STATS } from './lib/measure.js';
+import { readable, recordCost, row, SYSTEM_TAGS, TREND_STATS } from './lib/measure.js';
 import { agreeing } from './lib/payments.js';
+import { phasesOf } from './lib/phases.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
 import { BASE_URL, mustBeReady, tagged } from './lib/request.js';
 import * as slo from './lib/slo.js';
+
+const { begin, end } = phasesOf('reconcile');
 
 const SCENARIO = __ENV.SCENARIO || 'all';
 const COMPARE_SECONDS = Number(__ENV.COMPARE_SECONDS || 300);

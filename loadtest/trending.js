@@ -18,10 +18,13 @@
 import exec from 'k6/execution';
 import http from 'k6/http';
 import { secondsFresh } from './lib/answer.js';
-import { begin, end, observed, readable, record, row, SYSTEM_TAGS, TREND_STATS } from './lib/measure.js';
+import { observed, readable, record, row, SYSTEM_TAGS, TREND_STATS } from './lib/measure.js';
+import { phasesOf } from './lib/phases.js';
 import { failedChecks, figure, table, verdict, verdictTable } from './lib/report.js';
 import { BASE_URL, mustBeReady, tagged } from './lib/request.js';
 import * as slo from './lib/slo.js';
+
+const { begin, end } = phasesOf('trending');
 
 const SCENARIO = __ENV.SCENARIO || 'all';
 const COMPARE_SECONDS = Number(__ENV.COMPARE_SECONDS || 600);

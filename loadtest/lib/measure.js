@@ -4,7 +4,7 @@
 // empty list of thresholds names a set without promising anything, which is how a table by phase is possible at all.
 
 import { check } from 'k6';
-import { Counter, Gauge, Rate, Trend } from 'k6/metrics';
+import { Counter, Rate, Trend } from 'k6/metrics';
 import { readFacts, RESULTS } from './answer.js';
 import { TRENDING_POSTS } from './slo.js';
 
@@ -16,7 +16,6 @@ const cacheHit = new Rate('cache_hit');
 const freshHit = new Rate('fresh_hit');
 const fills = new Counter('fills');
 const renewals = new Counter('renewals');
-const phaseRunning = new Gauge('phase_running');
 
 // The labels that somebody reads. Each further one is paid for with every sample, on the cores of the service. The
 // group is always empty, and without it k6 does not say which check failed.
@@ -26,14 +25,6 @@ export const SYSTEM_TAGS = [
 
 // The statistics that a row needs of every trend.
 export const TREND_STATS = ['avg', 'min', 'med', 'p(95)', 'p(99)', 'max', 'count'];
-
-// Say when a phase begins and ends; dashboards draw it as a region behind every graph.
-export function begin(phase) {
-  phaseRunning.add(1, { phase });
-}
-export function end(phase) {
-  phaseRunning.add(0, { phase });
-}
 
 // Records one answer of a phase, and checks what must be true of every answer at any speed. A failure is counted by k6
 // itself (http_req_failed) and says nothing about the cache.
