@@ -1,39 +1,19 @@
 package dashboards_test
 
 import (
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"gopkg.in/yaml.v3"
+
+	"nervous/deploy/prometheus/rules"
 )
 
-// rule is one of Prometheus's: an alert, or a series that is computed from others.
-type rule struct {
-	Alert, Record, Expr string
-	Annotations         struct{ Dashboard string }
-}
-
-func rules(t *testing.T) []rule {
+func allRules(t *testing.T) []rules.Rule {
 	t.Helper()
-	paths, err := filepath.Glob("../deploy/prometheus/rules/*.yml")
+	all, err := rules.All()
 	require.NoError(t, err)
-	require.NotEmpty(t, paths)
-	var all []rule
-	for _, path := range paths {
-		content, err := os.ReadFile(path)
-		require.NoError(t, err)
-		var file struct {
-			Groups []struct{ Rules []rule }
-		}
-		require.NoError(t, yaml.Unmarshal(content, &file), path)
-		for _, group := range file.Groups {
-			all = append(all, group.Rules...)
-		}
-	}
 	return all
 }
 
@@ -42,7 +22,7 @@ func rules(t *testing.T) []rule {
 func TestRulesNameMetricsThatExist(t *testing.T) {
 	t.Parallel()
 	known := exported(t)
-	for _, r := range rules(t) {
+	for _, r := range allRules(t) {
 		for _, metric := range metricsIn(r.Expr) {
 			require.Contains(t, known, metric, "%s%s", r.Alert, r.Record)
 		}
@@ -59,16 +39,16 @@ func TestAlertsLeadToAPanelThatShowsThem(t *testing.T) {
 		}
 	}
 	recorded := map[string]string{}
-	for _, r := range rules(t) {
+	for _, r := range allRules(t) {
 		recorded[r.Record] = r.Expr
 	}
-	for _, r := range rules(t) {
+	for _, r := range allRules(t) {
 		if r.Alert == "" {
 			continue
 		}
-		require.Contains(t, panels, r.Annotations.Dashboard, r.Alert)
-		require.True(t, showsSome(panels[r.Annotations.Dashboard], r.Expr, recorded),
-			"%s: %q shows none of its metrics", r.Alert, panels[r.Annotations.Dashboard].Title)
+		require.Contains(t, panels, r.Annotations["dashboard"], r.Alert)
+		require.True(t, showsSome(panels[r.Annotations["dashboard"]], r.Expr, recorded),
+			"%s: %q shows none of its metrics", r.Alert, panels[r.Annotations["dashboard"]].Title)
 	}
 }
 

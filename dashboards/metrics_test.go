@@ -170,7 +170,7 @@ func exported(t *testing.T) []string {
 	t.Helper()
 	names := append(slices.Clone(builtIn), exporters...)
 	names = append(names, ofReplicas()...)
-	for _, r := range rules(t) {
+	for _, r := range allRules(t) {
 		names = append(names, r.Record)
 	}
 	for _, m := range slices.Concat(collector, deployment) {

@@ -1,35 +1,22 @@
 package dashboards_test
 
 import (
-	"encoding/json"
 	"maps"
 	"math"
-	"os"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-)
 
-// objectives are the numbers that load scripts, alerts and dashboards agree on, by name.
-func objectives(t *testing.T) map[string]float64 {
-	t.Helper()
-	content, err := os.ReadFile("../loadtest/lib/objectives.json")
-	require.NoError(t, err)
-	var file map[string]struct{ Number float64 }
-	require.NoError(t, json.Unmarshal(content, &file))
-	numbers := map[string]float64{}
-	for name, objective := range file {
-		numbers[name] = objective.Number
-	}
-	return numbers
-}
+	"nervous/loadtest"
+)
 
 // A number changes its colour where the promise ends. Lines of objectives in graphs are series of their own, the rule
 // `objective`, and need no such care.
 func TestColoursChangeWhereObjectivesEnd(t *testing.T) {
 	t.Parallel()
-	promised := objectives(t)
+	promised, err := loadtest.Objectives()
+	require.NoError(t, err)
 	panels := map[string]panel{}
 	for _, d := range load(t) {
 		for _, p := range d.graphs() {

@@ -9,34 +9,21 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"nervous/deploy/prometheus/rules"
 )
 
-// rule is one of Prometheus's: an alert, or a series that is computed from others.
-type rule struct {
-	Alert, Record, Expr string
-	Labels              map[string]string
-	Annotations         map[string]string
-}
-
-func rules(t *testing.T) []rule {
+func allRules(t *testing.T) []rules.Rule {
 	t.Helper()
-	var all []rule
-	for _, path := range files(t, "deploy/prometheus/rules/*.yml") {
-		var file struct {
-			Groups []struct{ Rules []rule }
-		}
-		parse(t, path, &file)
-		for _, group := range file.Groups {
-			all = append(all, group.Rules...)
-		}
-	}
+	all, err := rules.All()
+	require.NoError(t, err)
 	return all
 }
 
-func alerts(t *testing.T) []rule {
+func alerts(t *testing.T) []rules.Rule {
 	t.Helper()
-	var all []rule
-	for _, r := range rules(t) {
+	var all []rules.Rule
+	for _, r := range allRules(t) {
 		if r.Alert != "" {
 			all = append(all, r)
 		}

@@ -1,7 +1,6 @@
 package deploy_test
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -10,26 +9,16 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"nervous/loadtest"
 )
 
 // objectives are what is promised, by name: the one place in which the numbers stand.
 func objectives(t *testing.T) map[string]float64 {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(root, "loadtest/lib/objectives.json"))
+	promised, err := loadtest.Objectives()
 	require.NoError(t, err)
-	var file map[string]struct {
-		Promise, Unit string
-		Number        *float64
-	}
-	require.NoError(t, json.Unmarshal(content, &file))
-	numbers := map[string]float64{}
-	for name, objective := range file {
-		require.NotEmpty(t, objective.Promise, name)
-		require.NotEmpty(t, objective.Unit, name)
-		require.NotNil(t, objective.Number, name)
-		numbers[name] = *objective.Number
-	}
-	return numbers
+	return promised
 }
 
 var inExpression = regexp.MustCompile(`objective\{name="(\w+)"\}`)
@@ -38,7 +27,7 @@ var inExpression = regexp.MustCompile(`objective\{name="(\w+)"\}`)
 // which would never be true.
 func TestRulesPromiseWhatTheObjectivesSay(t *testing.T) {
 	promised, recorded := objectives(t), map[string]bool{}
-	for _, r := range rules(t) {
+	for _, r := range allRules(t) {
 		if r.Record == "objective" {
 			name := r.Labels["name"]
 			require.Contains(t, promised, name)
@@ -48,7 +37,7 @@ func TestRulesPromiseWhatTheObjectivesSay(t *testing.T) {
 	}
 	used := map[string]bool{}
 	var everything strings.Builder
-	for _, r := range rules(t) {
+	for _, r := range allRules(t) {
 		everything.WriteString(r.Expr + "\n")
 	}
 	for _, path := range files(t, "dashboards/*.json") {
@@ -73,7 +62,7 @@ func TestBucketsEndAtTheObjectives(t *testing.T) {
 		"cache_value_age_seconds":              promised["trending_age"],
 	}
 	seen := map[string]bool{}
-	for _, r := range rules(t) {
+	for _, r := range allRules(t) {
 		for _, found := range bucket.FindAllStringSubmatch(r.Expr, -1) {
 			end, err := strconv.ParseFloat(found[2], 64)
 			require.NoError(t, err)
@@ -97,7 +86,7 @@ func TestEveryObjectiveIsHeldToSomewhere(t *testing.T) {
 		held[found[1]] = true
 	}
 	require.NotEmpty(t, held)
-	for _, r := range rules(t) {
+	for _, r := range allRules(t) {
 		if r.Record == "objective" {
 			held[r.Labels["name"]] = true
 		}

@@ -1,20 +1,18 @@
 package main
 
 import (
-	"encoding/json"
-	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"nervous/loadtest"
 )
 
 // A claim that is an objective ends where the objective does.
 func TestClaimsAreThoseOfTheObjectives(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile("../../loadtest/lib/objectives.json")
+	promised, err := loadtest.Objectives()
 	require.NoError(t, err)
-	var objectives map[string]struct{ Number float64 }
-	require.NoError(t, json.Unmarshal(content, &objectives))
 
 	holds := map[string]func(float64) bool{}
 	for _, c := range claims(measured(t, asPromised)) {
@@ -39,8 +37,8 @@ func TestClaimsAreThoseOfTheObjectives(t *testing.T) {
 		"audit.spans_dropped":                            {"spans_lost", 1, more},
 	} {
 		require.Contains(t, holds, id)
-		require.Contains(t, objectives, end.objective)
-		number := objectives[end.objective].Number * end.scale
+		require.Contains(t, promised, end.objective)
+		number := promised[end.objective] * end.scale
 		require.False(t, holds[id](number+end.worse*0.01), "%s holds beyond %s", id, end.objective)
 		// `Below 200` ends there as `at most 60` does.
 		require.True(t, holds[id](number) || holds[id](number-end.worse*0.01), "%s ends before %s", id, end.objective)
