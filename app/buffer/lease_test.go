@@ -54,6 +54,7 @@ func TestAFlusherThatWasPausedWhileAnotherDidItsWork(t *testing.T) {
 
 		second := startProcess(t, b, l, settings{Lease: lease, FlushAge: often, Run: true})
 		b.empty(t, member)
+		eventually(t, func() bool { return len(second.flushes()) == 1 })
 		require.Equal(t, map[string]float64{"committed recovered": 1}, second.flushes())
 		first.Signal(syscall.SIGCONT)
 		first.goOn()
