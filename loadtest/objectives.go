@@ -1,6 +1,6 @@
 // Package loadtest tells Go what the load scripts hold the deployment to, so that the rules, the dashboards and the
-// table of claims can be held to the same numbers. It has no other copy of them: a file that promises in words alone, or
-// without a unit, is an error.
+// table of claims can be held to the same numbers. It has no other copy of them. A promise without a number or a unit
+// is an error.
 package loadtest
 
 import (

@@ -80,7 +80,7 @@ func (c *Counts) add(f Finding, n int64) {
 	}
 }
 
-func (c Counts) byFinding() map[Finding]int64 {
+func (c *Counts) byFinding() map[Finding]int64 {
 	return map[Finding]int64{
 		Reconciled: c.Reconciled, Amount: c.Amount, Currency: c.Currency, Missing: c.Missing,
 	}
