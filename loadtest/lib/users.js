@@ -9,8 +9,11 @@ import { token } from './token.js';
 // is told to do more.
 const USERS = 1000;
 
-// Minted once and shared by all virtual users: a signature for each request would be load that nobody asked for.
-const minted = new SharedArray('users', () => Array.from({ length: USERS }, (_, n) => user(`loadtest-${n}`)));
+// Minted once and shared by all virtual users: a signature for each request would be load that nobody asked for. Objects
+// and not strings, because k6 freezes what it hands out, a string letter by letter.
+const minted = new SharedArray('users', () => (
+  Array.from({ length: USERS }, (_, n) => ({ authorization: user(`loadtest-${n}`) }))
+));
 
 // Returns the Authorization header of a user by name, who may do whatever a script does.
 export function user(name) {
@@ -24,5 +27,5 @@ let turn = null;
 export function nextUser() {
   if (turn === null) turn = exec.vu.idInTest;
   turn += 1;
-  return minted[turn % USERS];
+  return minted[turn % USERS].authorization;
 }
