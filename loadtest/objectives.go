@@ -13,7 +13,9 @@ import (
 var objectives []byte
 
 // Objectives returns the numbers of lib/objectives.json by name, in the units that the file gives them.
-func Objectives() (map[string]float64, error) {
+func Objectives() (map[string]float64, error) { return read(objectives) }
+
+func read(objectives []byte) (map[string]float64, error) {
 	var file map[string]struct {
 		Promise, Unit string
 		Number        *float64
