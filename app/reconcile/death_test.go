@@ -96,12 +96,10 @@ func TestAWorkerThatWasPausedIsReplaced(t *testing.T) {
 		require.Equal(t, found, job.Counts)
 
 		first.Signal(syscall.SIGCONT)
-		eventually(t, func() bool { return len(first.Spans(reconcile.SpanJob)) == 1 })
-		attempt := first.Spans(reconcile.SpanJob)[0]
+		attempt := first.job()
 		require.NotEmpty(t, attempt.Events, "why it has left")
 		require.NotContains(t, attempt.Attributes, "reconcile.state", "it has not ended anything")
-		eventually(t, func() bool { return len(second.Spans(reconcile.SpanJob)) == 1 })
-		require.Equal(t, []string{attempt.ID}, second.Spans(reconcile.SpanJob)[0].Links["first_attempt"])
+		require.Equal(t, []string{attempt.ID}, second.job().Links["first_attempt"])
 		require.Equal(t, map[string]float64{string(by) + " done": 1},
 			second.Metric(reconcile.MetricDuration, "strategy", "outcome"))
 		require.Empty(t, first.Metric(reconcile.MetricDuration, "strategy", "outcome"))

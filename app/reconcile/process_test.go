@@ -24,6 +24,14 @@ func startProcess(t *testing.T, n network, o reconcile.Options) *process {
 	return &process{replica.Start(t, patience, settings{n, o}), t}
 }
 
+// job returns the span of the run that this process had. It waits for it: the record of a run is there before its span
+// ends.
+func (p *process) job() replica.Span {
+	p.t.Helper()
+	eventually(p.t, func() bool { return len(p.Spans(reconcile.SpanJob)) == 1 })
+	return p.Spans(reconcile.SpanJob)[0]
+}
+
 // start starts a run, which this process then takes, and fails if another one goes on.
 func (p *process) start(by reconcile.Strategy) Started {
 	p.t.Helper()

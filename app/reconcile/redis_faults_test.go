@@ -32,7 +32,7 @@ func TestRedisLosesItsDataDuringARun(t *testing.T) {
 			require.Equal(t, reconcile.Done, job.State, job.Err)
 			require.Equal(t, found, job.Counts)
 			require.Equal(t, 1, job.Attempts)
-			require.Contains(t, replica.Spans(reconcile.SpanJob)[0].Events, "buffer.lost")
+			require.Contains(t, replica.job().Events, "buffer.lost")
 			s.holds(t, payments)
 		})
 	}

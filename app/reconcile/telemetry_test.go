@@ -20,9 +20,7 @@ func TestTheTracesOfARun(t *testing.T) {
 	started := replica.start(reconcile.Buffered)
 	id := started.Job.ID
 	run := s.over(t, id)
-	eventually(t, func() bool { return len(replica.Spans(reconcile.SpanJob)) == 1 })
-
-	job := replica.Spans(reconcile.SpanJob)[0]
+	job := replica.job()
 	require.True(t, job.Root)
 	require.Equal(t, run.TraceID, job.Trace)
 	require.Equal(t, map[string][]string{"cause": {started.Span}}, job.Links)
@@ -56,7 +54,7 @@ func TestNoTraceGrowsWithThePayments(t *testing.T) {
 	s := newStores(t)
 	replica := s.replica(t, reconcile.Options{})
 	run := s.over(t, replica.start(reconcile.NPlusOne).Job.ID)
-	eventually(t, func() bool { return len(replica.Spans(reconcile.SpanJob)) == 1 })
+	replica.job()
 	sizes := map[string]int{}
 	for _, span := range replica.Spans("") {
 		if span.Name != "ACQUIRE" { // there is one only where a busy machine made it wait for a connection
@@ -87,8 +85,7 @@ func TestATakeoverLeadsToTheFirstWorker(t *testing.T) {
 	release()
 	run := s.over(t, started.Job.ID)
 	require.Equal(t, first.trace, run.TraceID)
-	eventually(t, func() bool { return len(successor.Spans(reconcile.SpanJob)) == 1 })
-	job := successor.Spans(reconcile.SpanJob)[0]
+	job := successor.job()
 	require.NotEqual(t, first.trace, job.Trace)
 	require.Equal(t, map[string][]string{"cause": {started.Span}, "first_attempt": {first.span}}, job.Links)
 	require.Equal(t, "2", job.Attributes["reconcile.attempt"])
