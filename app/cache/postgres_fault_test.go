@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -60,6 +61,8 @@ func postgresWithAUser(t *testing.T) (server *servicetest.PostgresServer, lock f
 	t.Cleanup(func() { require.NoError(t, server.Stop()) })
 	conn, err := pgx.Connect(t.Context(), server.URL("postgres"))
 	require.NoError(t, err)
+	// Also so that the garbage collector does not end the connection, and the lock with it.
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
 	_, err = conn.Exec(t.Context(), "CREATE TABLE users (id int, name text); INSERT INTO users VALUES (1, 'Ada')")
 	require.NoError(t, err)
 	return server, func() {

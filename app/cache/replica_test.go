@@ -59,8 +59,7 @@ type settings struct {
 const redisTimeout = 250 * time.Millisecond
 
 func (s settings) client() redis.UniversalClient {
-	const generous = 5 * time.Second
-	dialer, timeout := net.Dialer{Timeout: generous}, cmp.Or(s.RedisTimeout, generous)
+	dialer, timeout := net.Dialer{Timeout: time.Second}, cmp.Or(s.RedisTimeout, 5*time.Second)
 	return redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs: s.Redis, IsClusterMode: s.Cluster, ClientName: s.Client,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,

@@ -22,7 +22,7 @@ func TestCancelInTheMiddle(t *testing.T) {
 		began := time.Now()
 		job, err := s.asker.Cancel(t.Context(), id)
 		require.NoError(t, err)
-		require.Equal(t, reconcile.Cancelling, job.State)
+		require.Contains(t, []reconcile.State{reconcile.Cancelling, reconcile.Cancelled}, job.State, "a beat may be near")
 		job = s.over(t, id)
 		t.Logf("cancelled within %v", time.Since(began))
 		require.Less(t, time.Since(began), patience/4, "it takes a beat, of %v", silence/4)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"sync"
 	"syscall"
 )
 
@@ -33,6 +34,10 @@ type warden struct {
 	cmd  *exec.Cmd
 }
 
+// posted are the wardens on duty. A test may hold no more of its server than the address; without this the garbage
+// collector would find the pipe, close it, and the warden would think that we are gone.
+var posted sync.Map
+
 // post starts a warden. The signal (QUIT, KILL) is how the server ends at once and cleanly; dir is removed, and empty
 // when there is nothing to remove.
 func post(signal, dir string) (*warden, error) {
@@ -45,7 +50,9 @@ func post(signal, dir string) (*warden, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("post a warden: %w", err)
 	}
-	return &warden{pipe: pipe, cmd: cmd}, nil
+	w := &warden{pipe: pipe, cmd: cmd}
+	posted.Store(w, nil)
+	return w, nil
 }
 
 // watch tells the warden which process is the server now. A warden that cannot be told is dead, and then there is
@@ -57,4 +64,5 @@ func (w *warden) dismiss() {
 	_, _ = fmt.Fprintln(w.pipe, "dismissed")
 	_ = w.pipe.Close()
 	_ = w.cmd.Wait()
+	posted.Delete(w)
 }
