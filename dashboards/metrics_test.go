@@ -28,6 +28,7 @@ const (
 	counter kind = iota
 	gauge
 	histogram
+	nativeHistogram // one series, whose buckets follow what was measured
 )
 
 // measured is an instrument, whoever has it.
@@ -137,7 +138,7 @@ var collector = []measured{
 var k6BuiltIn = []measured{
 	{"http_reqs", "", counter},
 	{"http_req_failed", "", counter},
-	{"http_req_duration", "ms", histogram},
+	{"http_req_duration", "ms", nativeHistogram},
 	{"checks", "", counter},
 	{"vus", "", gauge},
 	{"vus_max", "", gauge},
@@ -187,7 +188,7 @@ var declaration = regexp.MustCompile(`new (Counter|Gauge|Rate|Trend)\('(\w+)'(, 
 
 func scriptMetrics(t *testing.T) []string {
 	t.Helper()
-	kinds := map[string]kind{"Counter": counter, "Rate": counter, "Gauge": gauge, "Trend": histogram}
+	kinds := map[string]kind{"Counter": counter, "Rate": counter, "Gauge": gauge, "Trend": nativeHistogram}
 	var names []string
 	for _, script := range []string{"lib/measure.js", "lib/phases.js", "lib/limiter.js", "ratelimit.js"} {
 		source, err := os.ReadFile(filepath.Join("../loadtest", script))

@@ -10,8 +10,8 @@ import (
 // The parts, one function each: what docker-compose.yml says of them in its own way. The configuration files are the
 // same ones; only addresses and folders differ, and come from the environment.
 
-// The settings of Postgres, Redis and Prometheus stand in docker-compose.yml with their reasons; a test holds these to
-// them. What neither says stays as it is: fsync and synchronous commit are on, or the round-trips that this project
+// The settings of Postgres, Redis, Prometheus and k6 stand in docker-compose.yml with their reasons; a test holds these
+// to them. What neither says stays as it is: fsync and synchronous commit are on, or the round-trips that this project
 // saves would look cheaper than they are.
 var (
 	postgresSettings = map[string]string{
@@ -24,6 +24,13 @@ var (
 	prometheusFlags = []string{
 		"--storage.tsdb.retention.time=24h", "--web.enable-otlp-receiver", "--web.enable-remote-write-receiver",
 		"--enable-feature=exemplar-storage,created-timestamp-zero-ingestion", "--query.lookback-delta=30s",
+	}
+	k6Settings = map[string]string{
+		"K6_OTEL_EXPORTER_PROTOCOL": "http/protobuf", "K6_OTEL_HTTP_EXPORTER_INSECURE": "true",
+		"K6_OTEL_METRIC_PREFIX": "k6_", "K6_OTEL_EXPORT_INTERVAL": "2s",
+		"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "base2_exponential_bucket_histogram",
+		"OTEL_GO_X_PER_SERIES_START_TIMESTAMPS":                    "true",
+		"K6_NO_USAGE_REPORT":                                       "true",
 	}
 )
 
@@ -148,20 +155,19 @@ func (d *deployment) frontDoor() part {
 
 // loadScript is k6 with a script of loadtest/. Its metrics go where the replicas' go.
 func (d *deployment) loadScript(name, script, results string) part {
-	endpoint := []string{
-		"K6_OTEL_HTTP_EXPORTER_ENDPOINT=" + d.at.prometheus.address(),
-		"K6_OTEL_HTTP_EXPORTER_URL_PATH=/api/v1/otlp/v1/metrics",
+	env := []string{"BASE_URL=" + d.at.door.url(), "TOKEN_SECRET=" + tokenSecret, "RESULTS=" + results}
+	for name, value := range k6Settings {
+		env = append(env, name+"="+value)
 	}
 	if d.has.collector {
-		endpoint = []string{"K6_OTEL_HTTP_EXPORTER_ENDPOINT=" + d.at.collector.address()}
+		env = append(env, "K6_OTEL_HTTP_EXPORTER_ENDPOINT="+d.at.collector.address())
+	} else {
+		env = append(env, "K6_OTEL_HTTP_EXPORTER_ENDPOINT="+d.at.prometheus.address(),
+			"K6_OTEL_HTTP_EXPORTER_URL_PATH=/api/v1/otlp/v1/metrics")
 	}
 	return part{name: name, command: []string{
 		"k6", "run", "--quiet", "--address=127.0.0.1:0", "--out=opentelemetry", d.path("loadtest/" + script),
-	}, env: append(endpoint,
-		"BASE_URL="+d.at.door.url(), "TOKEN_SECRET="+tokenSecret, "RESULTS="+results, "K6_NO_USAGE_REPORT=true",
-		"K6_OTEL_EXPORTER_PROTOCOL=http/protobuf", "K6_OTEL_HTTP_EXPORTER_INSECURE=true",
-		"K6_OTEL_METRIC_PREFIX=k6_", "K6_OTEL_EXPORT_INTERVAL=2s", "OTEL_GO_X_PER_SERIES_START_TIMESTAMPS=true",
-	)}
+	}, env: env}
 }
 
 // drawn adds the moving graph. The script stays quiet, because its banner would name the dashboard's own address, and a

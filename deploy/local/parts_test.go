@@ -16,7 +16,10 @@ func TestSettingsAreThoseOfCompose(t *testing.T) {
 	text, err := os.ReadFile("../../docker-compose.yml")
 	require.NoError(t, err)
 	var compose struct {
-		Services map[string]struct{ Command []string }
+		Services map[string]struct {
+			Command     []string
+			Environment yaml.Node
+		}
 	}
 	require.NoError(t, yaml.Unmarshal(text, &compose))
 
@@ -38,4 +41,13 @@ func TestSettingsAreThoseOfCompose(t *testing.T) {
 		return strings.HasPrefix(argument, "--config.file=") || strings.HasPrefix(argument, "--storage.tsdb.path=")
 	})
 	require.Equal(t, prometheus, prometheusFlags)
+
+	k6, load := map[string]string{}, compose.Services["k6"]
+	require.NoError(t, load.Environment.Decode(&k6))
+	for _, ofItsOwn := range []string{
+		"BASE_URL", "TOKEN_SECRET", "RESULTS", "K6_OUT", "K6_OTEL_HTTP_EXPORTER_ENDPOINT", "GOMEMLIMIT",
+	} {
+		delete(k6, ofItsOwn)
+	}
+	require.Equal(t, k6, k6Settings)
 }

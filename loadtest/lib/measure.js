@@ -12,7 +12,6 @@ const dbRoundTrips = new Trend('db_round_trips');
 const redisRoundTrips = new Trend('redis_round_trips');
 const hitDuration = new Trend('hit_duration', true);
 const cacheResults = new Counter('cache_results');
-const cacheHit = new Rate('cache_hit');
 const freshHit = new Rate('fresh_hit');
 const fills = new Counter('fills');
 const renewals = new Counter('renewals');
@@ -35,7 +34,6 @@ export function record(response, phase, strategy) {
 
   recordCost(facts, tags);
   cacheResults.add(1, tags);
-  cacheHit.add(facts.result === 'hit' || facts.result === 'stale', tags);
   // Whoever got something stale has waited a moment for something fresh; only a hit has waited for nothing.
   freshHit.add(facts.result === 'hit', tags);
   if (facts.result === 'hit') hitDuration.add(response.timings.duration, tags);
