@@ -41,6 +41,7 @@ type (
 				Name       string
 				Expr       string
 				Datasource datasource
+				Filter     struct{ IDs []int } // of the panels that show it; all do without one
 			}
 		}
 		Panels []panel
@@ -228,6 +229,19 @@ func TestPanelsExplainThemselves(t *testing.T) {
 			}
 			require.Equal(t, prometheus, p.Datasource, p.Title)
 			require.NotEmpty(t, p.FieldConfig.Defaults.Unit, "%q: a number without a unit", p.Title)
+		}
+	})
+}
+
+// An annotation that is for panels which are gone is drawn nowhere.
+func TestAnnotationsAreForPanelsThatExist(t *testing.T) {
+	t.Parallel()
+	forEach(t, func(t *testing.T, d dashboard) {
+		for _, a := range d.Annotations.List {
+			for _, id := range a.Filter.IDs {
+				shows := func(p panel) bool { return p.ID == id && p.Type == "timeseries" }
+				require.True(t, slices.ContainsFunc(d.Panels, shows), "%q: panel %d", a.Name, id)
+			}
 		}
 	})
 }
