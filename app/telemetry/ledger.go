@@ -85,7 +85,7 @@ func (b *books) read(ctx context.Context) Ledger {
 	if b.spans == nil { // no spans are made, so none accounts for anything
 		return l
 	}
-	_ = b.flush(ctx) // what it could not export is not among the exported
+	b.letExport(ctx)
 	l.Spans = Spans{Ended: b.spans.ended.Load(), Exported: b.exported.spans.Load()}
 	addTo(l.Calls, b.spans.calls.all())
 	onSpans, onWire := b.spans.roundTrips.all(), map[string]int64{}
@@ -101,6 +101,26 @@ func (b *books) read(ctx context.Context) Ledger {
 		l.RoundTrips[store] = RoundTrips{Spans: onSpans[label{system: system}], Wire: onWire[string(store)]}
 	}
 	return l
+}
+
+// exportTimeout is how long an export may take: the default of the batch processor, which bounds it by the same.
+const exportTimeout = 30 * time.Second
+
+// letExport returns when what waits has been exported, or the context ends. The export goes on then: one that is cut
+// short loses its spans, and who looks for what is lost must not lose it. What it cannot export is not among the
+// exported.
+func (b *books) letExport(ctx context.Context) {
+	unhurried, cancel := context.WithTimeout(context.WithoutCancel(ctx), exportTimeout)
+	exported := make(chan struct{})
+	go func() {
+		defer close(exported)
+		defer cancel()
+		_ = b.flush(unhurried)
+	}()
+	select {
+	case <-exported:
+	case <-ctx.Done():
+	}
 }
 
 func addTo(sums map[string]map[string]int64, more map[label]int64) {

@@ -45,6 +45,23 @@ func TestACollectorThatIsNotThereHoldsNobodyUp(t *testing.T) {
 	require.Zero(t, l.exported.spans.Load())
 }
 
+// Nor does a look at the ledger that has less patience than the collector needs.
+func TestALookLosesNothing(t *testing.T) {
+	answer := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-answer }))
+	t.Cleanup(server.Close)
+	l := lossOf(t, server.URL, queueSize, batchSize)
+	l.make(t.Context(), 1000, 0)
+	var b books
+	b.opened("one", l.counting, l.exported, l.tracer.ForceFlush)
+
+	patience, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.Equal(t, Spans{Ended: 1000}, b.read(patience).Spans)
+	close(answer)
+	require.Equal(t, Spans{Ended: 1000, Exported: 1000}, b.read(t.Context()).Spans)
+}
+
 // hang is the address of a collector that accepts and never answers.
 func hang(t *testing.T) string {
 	held := make(chan struct{})
