@@ -47,10 +47,8 @@ func TestACollectorThatIsNotThereHoldsNobodyUp(t *testing.T) {
 
 // Nor does a look at the ledger that has less patience than the collector needs.
 func TestALookLosesNothing(t *testing.T) {
-	answer := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-answer }))
-	t.Cleanup(server.Close)
-	l := lossOf(t, server.URL, queueSize, batchSize)
+	collector, answer := hold(t)
+	l := lossOf(t, collector, queueSize, batchSize)
 	l.make(t.Context(), 1000, 0)
 	var b books
 	b.opened("one", l.counting, l.exported, l.tracer.ForceFlush)
@@ -58,17 +56,24 @@ func TestALookLosesNothing(t *testing.T) {
 	patience, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	require.Equal(t, Spans{Ended: 1000}, b.read(patience).Spans)
-	close(answer)
+	answer()
 	require.Equal(t, Spans{Ended: 1000, Exported: 1000}, b.read(t.Context()).Spans)
 }
 
 // hang is the address of a collector that accepts and never answers.
 func hang(t *testing.T) string {
+	address, _ := hold(t)
+	return address
+}
+
+// hold is the address of a collector that answers once it may.
+func hold(t *testing.T) (address string, answer func()) {
 	held := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-held }))
 	t.Cleanup(server.Close)
-	t.Cleanup(func() { close(held) })
-	return server.URL
+	answer = sync.OnceFunc(func() { close(held) })
+	t.Cleanup(answer)
+	return server.URL, answer
 }
 
 func nowhere(t *testing.T) string {
