@@ -76,7 +76,7 @@ func build(ctx context.Context, c config) (*service, error) {
 	})
 
 	// The surface.
-	s.handler = api.New(api.Dependencies{
+	s.handler, err = api.New(api.Dependencies{
 		Trending:              s.trending,
 		Reconcile:             s.reconcile,
 		Limiter:               s.limiter,
@@ -92,6 +92,9 @@ func build(ctx context.Context, c config) (*service, error) {
 		Replica:               c.ReplicaID,
 		RequestTimeout:        c.RequestTimeout,
 	})
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
 	return s, nil
 }
 

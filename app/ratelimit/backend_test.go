@@ -180,12 +180,28 @@ var (
 
 const caller = "user:42"
 
-// check is one of whom nothing is expected but an answer.
+// compile returns the policies as checks take them.
+func compile(t testing.TB, l *ratelimit.Limiter, p ...ratelimit.Policy) (compiled []*ratelimit.CompiledPolicy) {
+	t.Helper()
+	for _, p := range p {
+		c, err := l.Policy(p)
+		require.NoError(t, err)
+		compiled = append(compiled, c)
+	}
+	return compiled
+}
+
+// check is a check of which nothing is expected but an answer.
 func check(t testing.TB, l *ratelimit.Limiter, who string, cost int64, p ...ratelimit.Policy) ratelimit.Decision {
 	t.Helper()
-	d, err := l.Check(t.Context(), who, cost, p...)
+	d, err := l.Check(t.Context(), who, cost, compile(t, l, p...)...)
 	require.NoError(t, err)
 	return d
+}
+
+func reset(t testing.TB, l *ratelimit.Limiter, who string, p ...ratelimit.Policy) {
+	t.Helper()
+	require.NoError(t, l.Reset(t.Context(), who, compile(t, l, p...)...))
 }
 
 // spend spends a caller's units one by one, which must be admitted.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -15,7 +16,9 @@ const (
 	breakerRest = time.Second
 )
 
-// breaker keeps checks from waiting, each for its whole budget, on a Redis that is down or hangs.
+// breaker is the circuit breaker before Redis: it keeps checks from waiting, each for its whole budget, for a Redis that
+// is down, hangs or refuses. Every error is a failure, however it is wrapped, but for an answer of nothing and what
+// happened after the caller had gone. A call that misses the budget is one failure; its late answer is no event.
 type breaker struct {
 	circuit *gobreaker.CircuitBreaker[any]
 }
@@ -28,13 +31,14 @@ func newBreaker(changed func(gobreaker.State)) breaker {
 		ReadyToTrip:   func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= breakerTrips },
 		OnStateChange: func(_ string, _, to gobreaker.State) { changed(to) },
 		IsExcluded:    func(err error) bool { return errors.Is(err, errImpatient) },
+		IsSuccessful:  func(err error) bool { return err == nil || errors.Is(err, redis.Nil) },
 	})}
 }
 
-// errImpatient marks what went wrong once the caller had gone: that says nothing about Redis.
+// errImpatient marks what went wrong after the caller had gone: that says nothing about Redis.
 var errImpatient = errors.New("the caller has gone")
 
-// do calls Redis, or returns gobreaker's error without doing so.
+// do calls Redis, or returns gobreaker's error without a call.
 func (b breaker) do(ctx context.Context, call func() error) error {
 	_, err := b.circuit.Execute(func() (any, error) {
 		err := call()
@@ -46,8 +50,8 @@ func (b breaker) do(ctx context.Context, call func() error) error {
 	return err
 }
 
-// ended is why the caller no longer waits, or nil. It goes by the clock too: a connection knows the same deadline, and
-// may give up a moment before the context does.
+// ended is why the caller no longer waits, or nil. It goes by the clock too: a timer of the same deadline may fire a
+// moment before the context's.
 func ended(ctx context.Context) error {
 	if deadline, has := ctx.Deadline(); has && ctx.Err() == nil && !time.Now().Before(deadline) {
 		return context.DeadlineExceeded
