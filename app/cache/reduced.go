@@ -41,7 +41,7 @@ func (r *reduced) set(ctx context.Context, capability string, refused bool, reas
 
 // observe reports, whenever metrics are collected, what is refused.
 func (r *reduced) observe(t *instruments) {
-	gauge, _ := t.meter.Int64ObservableGauge(MetricReduced, metric.WithUnit("1"),
+	gauge, _ := t.meter.Int64ObservableGauge(MetricReduced, metric.WithUnit("{capability}"),
 		metric.WithDescription("1 while Redis refuses the capability to this client."))
 	_, _ = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for capability, refused := range map[string]bool{

@@ -39,13 +39,18 @@ func (r *registration) ensure(ctx context.Context) error {
 	if r.age() < registerEvery {
 		return nil
 	}
-	_, err, _ := r.once.Do("", func() (any, error) {
-		return nil, r.register(context.WithoutCancel(ctx)) // for all who wait: the client's time-outs bound it
+	done := r.once.DoChan("", func() (any, error) {
+		return nil, r.register(context.WithoutCancel(ctx)) // for all callers that wait: the client's time-outs bound it
 	})
-	if err != nil && r.age() > registrationLasts {
-		return err
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case registered := <-done:
+		if r.age() > registrationLasts {
+			return registered.Err
+		}
+		return nil // an older registration still counts
 	}
-	return nil // the registration before it still counts
 }
 
 func (r *registration) age() time.Duration {

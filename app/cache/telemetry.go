@@ -45,7 +45,7 @@ const (
 	MetricTTL = "cache.ttl"
 	// MetricDeletes counts deletions {deletion}, by strategy: each is a reason for one more fill.
 	MetricDeletes = "cache.deletes"
-	// MetricReduced is 1 while Redis refuses a capability to this client {1}, by capability: publish, subscribe.
+	// MetricReduced is 1 while Redis refuses a capability to this client {capability}, by capability: publish, subscribe.
 	MetricReduced = "cache.reduced"
 	// MetricBreaker is the state of the breaker in front of Redis: 0 closed, 1 half open, 2 open {state}.
 	MetricBreaker = "cache.breaker.state"
