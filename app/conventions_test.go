@@ -219,7 +219,7 @@ func checkMetric(t *testing.T, p otlp.Point) {
 	}
 	require.Positive(t, p.Bounds[0], "%s has the SDK's bounds, which begin with 0 and are for milliseconds", p.Metric)
 	require.Less(t, p.Bounds[0], 1.0, p.Metric)
-	if p.Value >= 20 {
+	if p.Value >= 20 && p.Metric != cache.MetricValueAge { // the load may follow its fill at once
 		require.Less(t, float64(p.Buckets[0]), p.Value, "%s: all values are in the first bucket", p.Metric)
 		require.Less(t, float64(p.Buckets[len(p.Buckets)-1]), p.Value, "%s: all values are in the last bucket", p.Metric)
 	}
