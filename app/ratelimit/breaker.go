@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,7 +19,9 @@ const (
 
 // breaker is the circuit breaker before Redis: it keeps checks from waiting, each for its whole budget, for a Redis that
 // is down, hangs or refuses. Every error is a failure, however it is wrapped, but for an answer of nothing and what
-// happened after the caller had gone. A call that misses the budget is one failure; its late answer is no event.
+// happened after the caller had gone. A call that misses the budget is one failure; its late answer is no event. It is
+// no failure if another call that began later was answered in time: then this one alone was slow, for example because
+// it had to open a connection, and a burst that opens many connections does not open the circuit.
 type breaker struct {
 	circuit *gobreaker.CircuitBreaker[any]
 }
@@ -30,13 +33,16 @@ func newBreaker(changed func(gobreaker.State)) breaker {
 		Timeout:       breakerRest,
 		ReadyToTrip:   func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= breakerTrips },
 		OnStateChange: func(_ string, _, to gobreaker.State) { changed(to) },
-		IsExcluded:    func(err error) bool { return errors.Is(err, errImpatient) },
+		IsExcluded:    func(err error) bool { return errors.Is(err, errImpatient) || errors.Is(err, errAlone) },
 		IsSuccessful:  func(err error) bool { return err == nil || errors.Is(err, redis.Nil) },
 	})}
 }
 
 // errImpatient marks what went wrong after the caller had gone: that says nothing about Redis.
 var errImpatient = errors.New("the caller has gone")
+
+// errAlone is errBudget where other calls are answered in time.
+var errAlone = fmt.Errorf("%w, and answered other calls in time", errBudget)
 
 // do calls Redis, or returns gobreaker's error without a call.
 func (b breaker) do(ctx context.Context, call func() error) error {

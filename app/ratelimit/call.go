@@ -102,21 +102,27 @@ var timers = sync.Pool{New: func() any {
 }}
 
 // wait returns the answer, or an error if the budget or the context ends before.
+//
+// It waits for the budget in two halves. A process that does not run for a while, because the machine is busy, sees its
+// timers before the answers that have arrived meanwhile; so the second half begins when it runs again.
 func (c *call) wait(ctx context.Context, budget time.Duration) (Decision, error) {
 	timer := timers.Get().(*time.Timer)
-	timer.Reset(budget)
 	defer func() {
 		timer.Stop()
 		timers.Put(timer)
 	}()
-	var err error
-	select {
-	case <-c.answered:
-		return c.decision, c.err
-	case <-timer.C:
-		err = errBudget
-	case <-ctx.Done():
-		err = ctx.Err()
+	err := errBudget
+	for range 2 {
+		timer.Reset(budget / 2)
+		select {
+		case <-c.answered:
+			return c.decision, c.err
+		case <-timer.C:
+			continue
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		break
 	}
 	if c.leave() {
 		return Decision{}, err

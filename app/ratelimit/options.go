@@ -34,6 +34,10 @@ type Options struct {
 	// without Redis. Defaults to 128.
 	LateCalls int
 
+	// Connections is how many connections Run opens when it begins, to each master, and at most the client's PoolSize
+	// less one: a check that has to open one first may miss its budget. Defaults to 16; a negative number is none.
+	Connections int
+
 	// Heartbeat is how often replicas say that they live; five that fail to come mean that one does not. It matters only
 	// to the Local fallback. Defaults to one second.
 	Heartbeat time.Duration
@@ -66,6 +70,7 @@ func (o Options) withDefaults() Options {
 	defaultTo(&o.Budget, 50*time.Millisecond)
 	defaultTo(&o.CallTimeout, max(time.Second, o.Budget))
 	defaultTo(&o.LateCalls, 128)
+	defaultTo(&o.Connections, 16)
 	defaultTo(&o.Heartbeat, time.Second)
 	defaultTo(&o.Memory, 10_000)
 	defaultTo(&o.FallbackBytes, 16<<20)

@@ -37,6 +37,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -60,6 +61,9 @@ type Limiter struct {
 	denials  *denials
 	fallback *fallback
 	late     lateCalls
+	// answered is when Redis last answered within the budget, in ns since the limiter was born.
+	answered atomic.Int64
+	born     time.Time
 	reduced  reduced
 	presence presence
 }
@@ -70,6 +74,7 @@ func New(rdb redis.UniversalClient, options Options) *Limiter {
 	options = options.withDefaults()
 	l := &Limiter{
 		rdb:      rdb,
+		born:     time.Now(),
 		options:  options,
 		names:    newNames(options.Namespace),
 		tel:      newInstruments(options.TracerProvider, options.MeterProvider),
@@ -166,9 +171,16 @@ func (l *Limiter) ask(ctx context.Context, q question) (d Decision, c *call, err
 	if l.late.full() {
 		return Decision{}, nil, errLate
 	}
+	begun := time.Now()
 	err = l.breaker.do(ctx, func() error {
 		c = l.start(ctx, q)
 		d, err = c.wait(ctx, l.options.Budget)
+		switch {
+		case err == nil:
+			l.answered.Store(time.Since(l.born).Nanoseconds())
+		case err == errBudget && l.answered.Load() > begun.Sub(l.born).Nanoseconds():
+			return errAlone
+		}
 		return err
 	})
 	return d, c, err

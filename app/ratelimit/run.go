@@ -45,6 +45,7 @@ func (l *Limiter) Run(ctx context.Context) error {
 		l.listen(ctx)
 		return nil
 	})
+	go l.connect(ctx)
 	return group.Wait()
 }
 
