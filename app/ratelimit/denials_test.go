@@ -163,6 +163,12 @@ func TestTheMemoryIsBounded(t *testing.T) {
 func (b backend) running(t *testing.T, o ratelimit.Options) *ratelimit.Limiter {
 	t.Helper()
 	l := b.limiter(t, o)
+	runUntilTheEnd(t, l)
+	return l
+}
+
+func runUntilTheEnd(t *testing.T, l *ratelimit.Limiter) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
 	go func() { ended <- l.Run(ctx) }()
@@ -170,7 +176,6 @@ func (b backend) running(t *testing.T, o ratelimit.Options) *ratelimit.Limiter {
 		cancel()
 		require.NoError(t, <-ended)
 	})
-	return l
 }
 
 // subscribed returns once so many replicas listen for resets.

@@ -28,7 +28,7 @@ type presence struct {
 	replicas atomic.Int64
 	// unheard is the last mark that was seen, as Redis wrote it.
 	unheard atomic.Value
-	// leaving says that no more heartbeats are to be sent, left that Redis knows.
+	// leaving says that no more heartbeats are to be sent, left that Redis knows that this replica has left.
 	leaving, left atomic.Bool
 }
 
@@ -105,6 +105,7 @@ func (l *Limiter) heartbeat(ctx context.Context) error {
 		recordError(span, err)
 		return fmt.Errorf("rate limit: heartbeat: %w", err)
 	}
+	l.presence.left.Store(false)
 	count, _ := reply[0].(int64)
 	l.presence.replicas.Store(max(1, count))
 	if mark, _ := reply[1].(string); mark != "" && l.presence.unheard.Swap(mark) != mark {
@@ -135,7 +136,6 @@ func (l *Limiter) markUnheard(ctx context.Context) {
 
 // leave says that this replica is gone. If that fails, the others miss its heartbeats.
 func (l *Limiter) leave(ctx context.Context) {
-	l.presence.leaving.Store(true)
 	if l.presence.left.Load() {
 		return
 	}
