@@ -181,12 +181,13 @@ func runUntilTheEnd(t *testing.T, l *ratelimit.Limiter) {
 // subscribed returns once so many replicas listen for resets.
 func (b backend) subscribed(t *testing.T, replicas int64) {
 	t.Helper()
+	channel := ratelimit.ResetsChannel
 	eventually(t, func() bool {
 		var n int64
 		for _, node := range b.nodes {
-			counts, err := connect(t, node).PubSubNumSub(t.Context(), ratelimit.ResetsChannel).Result()
+			counts, err := connect(t, node).PubSubNumSub(t.Context(), channel).Result()
 			require.NoError(t, err)
-			n += counts[ratelimit.ResetsChannel]
+			n += counts[channel]
 		}
 		return n == replicas
 	})

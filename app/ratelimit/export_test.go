@@ -46,6 +46,9 @@ func (l *Limiter) Remembered() (denied, spenders int, bytes int64) {
 // Replicas is how many were alive when this one last heard.
 func (l *Limiter) Replicas() int64 { return l.presence.replicas.Load() }
 
+// Subscribed says that it has heard of its own subscription, or of a reset.
+func (l *Limiter) Subscribed() bool { return l.denials.current() > 0 }
+
 // Late is how many calls go on whose callers no longer wait.
 func (l *Limiter) Late() int64 { return l.late.count.Load() }
 

@@ -121,7 +121,7 @@ func (f *fallback) of(caller string, p Policy) *held {
 // keep enters what was changed, and makes room for it.
 func (f *fallback) keep(caller string, p Policy, h *held) {
 	if len(h.log) > maxRuns {
-		h.coarsen(p.Window.Microseconds() / coarseness)
+		h.coarsen(max(1, p.Window.Microseconds()/coarseness))
 	}
 	key := spender{caller, p.Name, p.Strategy}
 	if other, known := f.spent.Peek(key); known && other != h { // a check that has the same policy twice
@@ -135,17 +135,16 @@ func (f *fallback) keep(caller string, p Policy, h *held) {
 	}
 }
 
-// coarsen joins runs that are at most so far apart, to the time of the last of them. Their units count longer than they
-// should, by at most that, so no more is admitted. Of a log that spans one window at most coarseness + 1 runs are left.
-func (s *spent) coarsen(apart int64) {
+// coarsen joins the runs within each interval of that length, counted from the clock's zero, to the time of the last of
+// them. Units count longer than they should, by less than the interval, so no more is admitted. Of a log that spans one
+// window at most coarseness + 1 runs are left.
+func (s *spent) coarsen(interval int64) {
 	joined := make([]run, 0, maxRuns+1)
-	var first int64
 	for _, r := range s.log {
-		if last := len(joined) - 1; last >= 0 && r.at-first <= apart {
+		if last := len(joined) - 1; last >= 0 && joined[last].at/interval == r.at/interval {
 			joined[last] = run{r.at, joined[last].units + r.units}
 			continue
 		}
-		first = r.at
 		joined = append(joined, r)
 	}
 	s.log = joined
