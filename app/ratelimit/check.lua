@@ -57,7 +57,7 @@ local function spend(key)
 end
 
 -- Returns how many units of the log still count, and how long the oldest of them does. They are the newest ones, so
--- that it probes from the oldest in steps of 1, 2, 4 and so on, and then bisects.
+-- that it probes from the oldest in steps of 1, 1, 2, 4 and so on, and then bisects.
 local function counting(key, length, window)
   local live, expired, step, found, left = 0, length, 1, false, 0
   while live < expired do
@@ -68,7 +68,7 @@ local function counting(key, length, window)
     else
       expired = probe
     end
-    step = found and math.max(1, math.floor((expired - live) / 2)) or step * 2
+    step = found and math.max(1, math.floor((expired - live) / 2)) or length - expired
   end
   return live, left
 end

@@ -222,6 +222,9 @@ func (afterEach) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h afterEach) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
+		if err != nil {
+			cmd.SetErr(err) // go-redis does that only after the hooks
+		}
 		h.look(cmd)
 		return err
 	}

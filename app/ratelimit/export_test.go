@@ -3,6 +3,8 @@ package ratelimit
 import (
 	"context"
 	"time"
+
+	"github.com/sony/gobreaker/v2"
 )
 
 // At has the limiter decide at that time instead of Redis's.
@@ -90,3 +92,13 @@ func (s *Specification) Decide(now time.Time, cost int64, policies ...Policy) []
 
 // identity is what stays of a policy when its limit is changed.
 func identity(p Policy) Policy { return Policy{Name: p.Name, Strategy: p.Strategy} }
+
+// Opens says whether the circuit opens if each call ends in that error.
+func Opens(ctx context.Context, err error) bool {
+	state := gobreaker.StateClosed
+	b := newBreaker(func(to gobreaker.State) { state = to })
+	for range breakerTrips {
+		_ = b.do(ctx, func() error { return err })
+	}
+	return state == gobreaker.StateOpen
+}
