@@ -56,6 +56,7 @@ func (l *Limiter) start(ctx context.Context, q question) *call {
 func (c *call) run(asked time.Time, epoch uint64) {
 	l := c.limiter
 	d, err := l.runCheck(c, c.question)
+	l.lost(c, err)
 	if err == nil && !d.Allowed {
 		l.denials.remember(c.question, d, asked, l.now(), epoch)
 	}

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -20,6 +21,15 @@ func (l *Limiter) connect(ctx context.Context) {
 		_ = open(ctx, client)
 	case *redis.ClusterClient:
 		_ = client.ForEachMaster(ctx, open)
+	}
+}
+
+// lost has a Cluster's client ask for the slots again when a node did not answer. By itself go-redis does that once a
+// minute, or when a node redirects it, and a master that is gone redirects no call. go-redis bounds how often it asks.
+func (l *Limiter) lost(ctx context.Context, err error) {
+	cluster, isCluster := l.rdb.(*redis.ClusterClient)
+	if answer := redis.Error(nil); isCluster && err != nil && !errors.As(err, &answer) {
+		cluster.ReloadState(ctx)
 	}
 }
 

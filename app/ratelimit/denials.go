@@ -13,9 +13,9 @@ import (
 // another replica may go unheard.
 const unheardFor = time.Second
 
-// denials remembers what Redis has denied for as long as Redis surely denies it: only time makes room, and a Reset. So a
-// caller who repeats its request costs no round-trip. What the other policies had left is remembered as it was then, and
-// may have been spent since.
+// denials remembers what Redis has denied for as long as Redis surely denies it: only time makes room, and a Reset. So
+// a caller that repeats its request costs no round-trip. What the other policies had left is remembered as it was then,
+// and may have been spent since.
 type denials struct {
 	mu    sync.Mutex
 	known *simplelru.LRU[denialKey, *denial]

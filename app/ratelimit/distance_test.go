@@ -129,8 +129,8 @@ func TestLimiter_Check_LateDenialIsRemembered(t *testing.T) {
 	require.Equal(t, ratelimit.FromMemory, d.Source)
 }
 
-// The fallback counts every unit once: what it has spent itself is not entered again when Redis admits it late, and what
-// it has not spent is.
+// The fallback counts every unit once: what it has spent itself is not entered again when Redis admits it late, and
+// what it has not spent is.
 func TestLimiter_Check_LateAdmissionIsCountedOnce(t *testing.T) {
 	t.Parallel()
 	l, server, proxy := slow(t, ratelimit.Options{}, 4*budget)

@@ -1,33 +1,53 @@
-// Package ratelimit decides whether a caller may go on, by limits that all replicas share.
+// Package ratelimit decides whether a caller may go on, by limits that all replicas of a service share through Redis.
 //
 // # What it promises
 //
 // While Redis answers and its clock is not set forward, a policy of N units in a window admits at most N in every
-// window, wherever one begins and over however many replicas, and it denies nothing that N would hold. A decision over
+// window, wherever it begins and over however many replicas, and it denies nothing that N would hold. A decision over
 // all of a caller's policies is one round-trip, and spends from all of them or from none. A denial says how long it
 // lasts and costs nothing to repeat: the replica remembers it until then, and never refuses what Redis would admit.
 //
+// # On which topology
+//
+//   - One server, also over TLS or a Unix socket: the promise above.
+//   - Sentinel (a failover client) and Cluster: the same without a failover. Replication is asynchronous, so a failover
+//     may forget the last units of every caller on that master; each such caller can spend up to N units more in that
+//     window. While no master answers, the policies' Fallback decides.
+//   - Cluster: all policies of a caller are in one slot, and a slot that moves to another master loses nothing.
+//
+// The minimum server is Redis 7.0; Valkey works too. The client must obey the context's deadline
+// (ContextTimeoutEnabled), or a call may outlive Options.CallTimeout, and must not repeat a script (MaxRetries -1), or
+// it spends twice.
+//
 // # How it fails
 //
-// A Redis that does not answer within the budget is not waited for: each policy's Fallback decides in this process,
-// which every such decision says (Degraded) and is counted. Redis is tried again by itself. Where a replica admits its
-// share of the limit, it goes on from what it has admitted itself; but what others have, only Redis knew, and what is
-// admitted meanwhile Redis is not told. So around an outage a caller may spend up to twice the limit in a window, if it
-// turns from one replica to others.
+// A check waits for Redis for at most Options.Budget; then each policy's Fallback decides in this process. Every such
+// decision says so (Degraded) and is counted. The budget bounds the wait and not the call: the call goes on, up to
+// Options.CallTimeout, and its answer is remembered. Late calls are bounded by Options.LateCalls; with more, checks are
+// decided without Redis. After five failures in a row a circuit breaker decides without Redis for a second. Every
+// refusal counts as a failure: a wrong password, a missing permission, a read-only, loading or full server.
 //
-// What Redis forgets (an eviction, a FLUSHALL, a failover to a replica that is behind) can be spent again: up to N
-// units more, once the replicas' memory of denials has ended. So can a clock that is set forward cost. One that is set
-// back costs no caller more than one window of waiting, and makes Exact admit nothing more. A script whose reply is
-// lost has spent what nobody got: fewer are admitted, never more. A Reset that a replica does not hear of, because it
-// is just not connected, reaches it when it is again.
+// A fallback of Local admits the replica's share of the limit, and continues from what this replica has admitted before;
+// what other replicas have admitted only Redis knew, and what is admitted meanwhile Redis is not told. So around an
+// outage a caller may spend up to twice the limit in a window, if it turns from one replica to others.
 //
-// The client must obey the context's deadline (ContextTimeoutEnabled), or a Redis that hangs is waited for all the
-// same, and must not repeat a script (MaxRetries -1), or it spends twice.
+// What Redis forgets (an eviction, a FLUSHALL) can be spent again: up to N units more, once the replicas' memory of
+// denials has ended. A clock that is set forward has the same effect. One that is set back costs no caller more than one
+// window of waiting, and makes Exact admit nothing more. A script whose reply is lost has spent units that no caller
+// got: fewer are admitted, never more.
+//
+// A Reset reaches the other replicas at once by Pub/Sub. A replica that is not connected forgets all denials when it is
+// again. Where the user of Redis has no permission for the channel, the limiter works in reduced mode, which the metric
+// ratelimit.reduced and one line in the log say: without PUBLISH a Reset reaches other replicas by their next heartbeat;
+// without SUBSCRIBE a replica remembers a denial for at most a second. A user without SCRIPT LOAD sends a script whole
+// when the server does not have it.
 //
 // # What it costs
 //
-// A caller who has spent a limit of 100 takes 1.3 kB of Redis, one who is silent for a window nothing. What a replica
-// remembers is bounded by Options.Memory.
+// A caller who has spent a limit of 100 takes 1.3 kB of Redis, about ten bytes a unit more, and one that is silent for a
+// window nothing. A cost of 10,000 units keeps Redis busy for about a millisecond. A process takes about 400 bytes for
+// each denial that it remembers, at most 10,000 (Options.Memory), and at most 16 MiB to stand in for Redis
+// (Options.FallbackBytes).
 //
 // To lift it, copy this folder: it needs go-redis, gobreaker, golang-lru and the OpenTelemetry API.
 package ratelimit

@@ -101,6 +101,7 @@ func (l *Limiter) heartbeat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, max(l.options.Heartbeat, l.options.CallTimeout))
 	defer cancel()
 	reply, err := l.note(ctx, l.options.Replica)
+	l.lost(ctx, err)
 	if err != nil {
 		recordError(span, err)
 		return fmt.Errorf("rate limit: heartbeat: %w", err)
@@ -149,8 +150,8 @@ func (l *Limiter) leave(ctx context.Context) {
 const (
 	// silence is after how long without a message the subscription is tested.
 	silence = 3 * time.Second
-	// resubscribe is the pause after a subscription has ended, and refusedPause the one after Redis has refused it: only an
-	// administrator can change that.
+	// resubscribe is the pause after a subscription has ended, and refusedPause the one after Redis has refused it: only
+	// an administrator can change that.
 	resubscribe  = 100 * time.Millisecond
 	refusedPause = 10 * time.Second
 )

@@ -191,8 +191,8 @@ var (
 	sources = []Source{FromRedis, FromMemory, FromFallback}
 )
 
-// outcomes has the attributes of an instrument for each result and source, made once, because every request of a service
-// is counted.
+// outcomes has the attributes of an instrument for each result and source, made once, because every request of a
+// service is counted.
 type outcomes[Option any] [2][3][]Option
 
 func (o *outcomes[Option]) of(d Decision) []Option {
