@@ -84,6 +84,7 @@ func build(ctx context.Context, c config) (*service, error) {
 		Runs:                  c.RateLimit.policy("runs", c.RateLimit.RunsLimit, c.RateLimit.RunsWindow),
 		Tokens:                identity.New(c.Tokens.Secret),
 		TrustedProxies:        c.TrustedProxies,
+		TrustedHops:           c.TrustedHops,
 		DefaultStrategy:       c.Trending.Strategy,
 		ReconcileStrategy:     c.Reconcile.Strategy,
 		AllowStrategyOverride: c.AllowStrategyOverride,

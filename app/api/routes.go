@@ -45,8 +45,10 @@ type Dependencies struct {
 	// Tokens says who calls.
 	Tokens identity.Tokens
 
-	// TrustedProxies are the networks that are believed about where a request comes from.
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For is read, and TrustedHops how many proxies a
+	// request passes at most; 0 does not limit them.
 	TrustedProxies []netip.Prefix
+	TrustedHops    int
 
 	// DefaultStrategy and ReconcileStrategy are used where the caller does not choose, or may not.
 	DefaultStrategy   trending.Strategy
@@ -73,7 +75,7 @@ type Dependencies struct {
 func New(d Dependencies) http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
-	e.IPExtractor = addressBehind(d.TrustedProxies)
+	e.IPExtractor = addressBehind(d.TrustedProxies, d.TrustedHops)
 	limits := limits{
 		limiter: d.Limiter, overall: d.Overall, allowOverride: d.AllowStrategyOverride,
 		free: map[route]bool{}, more: map[route]ratelimit.Policy{},
