@@ -260,6 +260,13 @@ func failOverUnderLoad(t *testing.T, url string, failOver func(context.Context) 
 		"REDIS_TIMEOUT": "250ms", "RATELIMIT_BUDGET": "250ms", "RECONCILE_FLUSH_AGE": "100ms",
 		"TRENDING_TTL": "10m",
 	})}
+	require.Eventually(t, func() bool { // else one of them takes the whole limit for its share
+		known := 0.0
+		for _, p := range c.received.Points("ratelimit.replicas") {
+			known += p.Value
+		}
+		return known == 4
+	}, 20*time.Second, 10*time.Millisecond, "each of two replicas knows both")
 	_, err := audit.Run(t.Context(), audit.Options{
 		DatabaseURL: c.environment["DATABASE_URL"], RedisURL: url, Replicas: c.replicas,
 	}, func(ctx context.Context) error { return c.throughFailover(ctx, t, failOver) })
@@ -336,6 +343,13 @@ func (c *caller) throughFailover(ctx context.Context, t *testing.T, failOver fun
 	end()
 	group.Wait()
 
+	for range c.replicas { // in turn
+		a, err := c.as(ctx, "reader", http.MethodGet, "/posts/trending", "", true)
+		if err != nil {
+			return err
+		}
+		require.Equal(t, "hit", a.cache, "each replica uses the new master")
+	}
 	before, err := c.truth(ctx)
 	if err != nil {
 		return err

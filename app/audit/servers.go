@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -87,20 +88,29 @@ func (s *servers) same(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now := map[identity]bool{}
+	roles := map[string]string{}
 	for _, who := range are {
-		now[who] = true
+		roles[who.addr] = who.role
 	}
+	var changes []string
 	for _, n := range s.nodes {
-		if !now[n.identity] {
-			return fmt.Errorf("%w: redis %s is no %s any more: there was a failover", ErrCountsLost, n.addr, n.role)
+		switch now := roles[n.addr]; now {
+		case n.role:
+		case "":
+			changes = append(changes, fmt.Sprintf("%s was a %s and is gone", n.addr, n.role))
+		default:
+			changes = append(changes, fmt.Sprintf("%s was a %s and is a %s", n.addr, n.role, now))
 		}
-		delete(now, n.identity)
+		delete(roles, n.addr)
 	}
-	for who := range now {
-		return fmt.Errorf("%w: redis %s is a %s now, and was not when the audit began", ErrCountsLost, who.addr, who.role)
+	for addr, role := range roles {
+		changes = append(changes, fmt.Sprintf("%s was not there and is a %s", addr, role))
 	}
-	return nil
+	if len(changes) == 0 {
+		return nil
+	}
+	slices.Sort(changes)
+	return fmt.Errorf("%w: redis %s", ErrCountsLost, strings.Join(changes, ", "))
 }
 
 func (s *servers) count(ctx context.Context) (c counted, err error) {
