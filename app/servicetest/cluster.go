@@ -81,6 +81,8 @@ func startNode(ctx context.Context) (node *RedisServer, bus int, err error) {
 			"cluster-replica-validity-factor": "0", // however old its data, a replica takes over
 			"cluster-allow-replica-migration": "no",
 			"repl-diskless-sync-delay":        "0",
+			// A replica is shown to clients once its master has written something to it: a ping, in a new cluster.
+			"repl-ping-replica-period": "1",
 		}})
 		var ended *startError
 		if err == nil || !errors.As(err, &ended) || try == 5 {
@@ -122,11 +124,16 @@ func (c *Cluster) replicate(ctx context.Context) error {
 		if err == nil {
 			err = client.ClusterReplicate(ctx, id).Err()
 		}
-		if err == nil {
-			err = node.process.await(ctx, func(ctx context.Context) error { return c.knowReplica(ctx, client, node) })
-		}
 		if err != nil {
 			return fmt.Errorf("make a replica of %s: %w", c.Nodes[i].Addr(), err)
+		}
+	}
+	for _, node := range c.Nodes[masters:] {
+		client := redis.NewClient(node.Options())
+		defer client.Close()
+		err := node.process.await(ctx, func(ctx context.Context) error { return c.knowReplica(ctx, client, node) })
+		if err != nil {
+			return fmt.Errorf("await the replica %s: %w", node.Addr(), err)
 		}
 	}
 	return nil
