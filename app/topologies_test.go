@@ -211,6 +211,109 @@ func (c *caller) everything(ctx context.Context, t *testing.T) error {
 	return nil
 }
 
+// While slots move from node to node, callers are redirected and notice nothing. A redirected command is two calls, and
+// the audit accounts for both.
+func TestServe_Resharding(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a service on a Cluster")
+	}
+	t.Parallel()
+	cluster := servicetest.RedisCluster(t)
+	c := &caller{audited: startAudited(t, 2, map[string]string{
+		"REDIS_URL": cluster.URL(), "RATELIMIT_LIMIT": fmt.Sprint(limitOfTopologies), "RATELIMIT_WINDOW": "5m",
+	})}
+	for range c.replicas { // the list is filled, and each replica knows the slots
+		_, err := c.as(t.Context(), "reader", http.MethodGet, "/posts/trending", "", true)
+		require.NoError(t, err)
+	}
+	report, err := audit.Run(t.Context(), audit.Options{
+		DatabaseURL: c.environment["DATABASE_URL"], RedisURL: cluster.URL(), Replicas: c.replicas,
+	}, func(ctx context.Context) error { return c.throughResharding(ctx, t, cluster) })
+	require.NoError(t, err)
+	untraced := map[string]int64{}
+	for _, row := range report.Redis {
+		if row.Untraced() != 0 {
+			untraced[row.Operation] = row.Untraced()
+		}
+	}
+	for _, operation := range []string{ // what resharding itself takes
+		"CLUSTER SETSLOT", "CLUSTER GETKEYSINSLOT", "CLUSTER MYID", "CLUSTER KEYSLOT", "CLUSTER SLOTS", "MIGRATE", "SELECT",
+		"RESTORE-ASKING", "HELLO", "CLIENT SETINFO", "CLIENT MAINT_NOTIFICATIONS", "CLIENT", "KEYS",
+	} {
+		delete(untraced, operation)
+	}
+	require.Empty(t, untraced)
+	redirected := int64(0)
+	for _, row := range report.Redis {
+		if row.Operation == "ASKING" {
+			redirected = row.Spans
+		}
+	}
+	require.Positive(t, redirected, "some commands were redirected by ASK")
+}
+
+// throughResharding moves the slot of the cached list and that of a caller's limit, and uses both meanwhile.
+func (c *caller) throughResharding(ctx context.Context, t *testing.T, cluster *servicetest.Cluster) error {
+	const before = limitOfTopologies / 2
+	statuses, _, err := c.atOnce(ctx, before, "abuser", "/", false)
+	if err != nil {
+		return err
+	}
+	require.Equal(t, map[int]int{http.StatusOK: before}, statuses)
+	reads := func() error {
+		statuses, results, err := c.atOnce(ctx, 20, "reader", "/posts/trending", true)
+		require.Equal(t, map[int]int{http.StatusOK: 20}, statuses)
+		require.Equal(t, map[string]int{"hit": 20}, results)
+		return err
+	}
+	counts := func() error {
+		statuses, _, err := c.atOnce(ctx, before/2, "abuser", "/", false)
+		require.Equal(t, map[int]int{http.StatusOK: before / 2}, statuses)
+		return err
+	}
+	for _, moved := range []struct {
+		pattern string
+		use     func() error
+	}{{"*cache:*trending*", reads}, {"*ratelimit:*abuser*", counts}} {
+		key, err := keyLike(ctx, cluster, moved.pattern)
+		if err != nil {
+			return err
+		}
+		from, err := cluster.Owner(ctx, key)
+		if err != nil {
+			return err
+		}
+		to := cluster.Nodes[0]
+		if to == from {
+			to = cluster.Nodes[1]
+		}
+		if err := cluster.Migrate(ctx, key, to, moved.use); err != nil {
+			return err
+		}
+		if err := moved.use(); err != nil {
+			return err
+		}
+	}
+	statuses, _, err = c.atOnce(ctx, 10, "abuser", "/", false)
+	require.Equal(t, map[int]int{http.StatusTooManyRequests: 10}, statuses, "the limit moved with its slot")
+	return err
+}
+
+// keyLike is a key that matches the pattern, on whichever master.
+func keyLike(ctx context.Context, cluster *servicetest.Cluster, pattern string) (string, error) {
+	nodes, err := cluster.Masters(ctx)
+	for _, node := range nodes {
+		client := redis.NewClient(node.Options())
+		var keys []string
+		keys, err = client.Keys(ctx, pattern).Result()
+		_ = client.Close()
+		if err != nil || len(keys) > 0 {
+			return strings.Join(keys[:min(1, len(keys))], ""), err
+		}
+	}
+	return "", errors.Join(err, fmt.Errorf("no key is like %s", pattern))
+}
+
 // A failover under load: replication is asynchronous, so that some of what Redis knew is lost. What may happen then is
 // bounded, and nothing is lost for good.
 func TestServe_FailoverUnderLoad(t *testing.T) {
@@ -225,32 +328,17 @@ func TestServe_FailoverUnderLoad(t *testing.T) {
 	t.Run("Cluster", func(t *testing.T) {
 		cluster := servicetest.RedisClusterWithReplicas(t)
 		failOverUnderLoad(t, cluster.URL(), func(ctx context.Context) error {
-			master, err := masterWithTrending(ctx, cluster)
+			key, err := keyLike(ctx, cluster, "*cache:*trending*")
+			if err != nil {
+				return err
+			}
+			master, err := cluster.Owner(ctx, key)
 			if err != nil {
 				return err
 			}
 			return cluster.FailOver(ctx, master)
 		})
 	})
-}
-
-func masterWithTrending(ctx context.Context, cluster *servicetest.Cluster) (*servicetest.RedisServer, error) {
-	nodes, err := cluster.Masters(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, node := range nodes {
-		client := redis.NewClient(node.Options())
-		keys, err := client.Keys(ctx, "*cache:*trending*").Result()
-		_ = client.Close()
-		if err != nil {
-			return nil, err
-		}
-		if len(keys) > 0 {
-			return node, nil
-		}
-	}
-	return nil, errors.New("no master has the cached list")
 }
 
 func failOverUnderLoad(t *testing.T, url string, failOver func(context.Context) error) {
