@@ -144,6 +144,9 @@ func TestServe_Topologies(t *testing.T) {
 		{"Cluster", func(t *testing.T) (string, map[string]string) {
 			return servicetest.RedisClusterWithReplicas(t).URL(), nil
 		}},
+		{"Cluster with TLS", func(t *testing.T) (string, map[string]string) {
+			return servicetest.RedisClusterTLS(t).URL(), nil
+		}},
 	} {
 		t.Run(topology.name, func(t *testing.T) {
 			url, variables := topology.start(t)

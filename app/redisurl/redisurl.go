@@ -6,16 +6,18 @@
 //	redis+sentinel://host:26379/0?master_name=m&addr=host2     the master that the Sentinels name
 //	redis+cluster://host:6379?addr=host2:6379                  a Cluster
 //
-// rediss+sentinel and rediss+cluster use TLS. The query takes what go-redis's own parsers take, as in pool_size=20. With
+// rediss+sentinel and rediss+cluster use TLS; skip_verify=true accepts any certificate. The query takes what go-redis's own parsers take, as in pool_size=20. With
 // Sentinel, user and password before the host are for the Sentinels; those for Redis are the parameters username and
 // password, as go-redis has it.
 package redisurl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -135,10 +137,20 @@ func parseCluster(u *url.URL) (*redis.ClusterOptions, error) {
 	if db := strings.Trim(u.Path, "/"); db != "" && db != "0" {
 		return nil, errors.New("a Cluster has database 0 only: leave out the path")
 	}
+	query := u.Query()
+	skip, mistyped := strconv.ParseBool(cmp.Or(query.Get("skip_verify"), "false"))
+	query.Del("skip_verify") // which go-redis knows for its other clients only
+	u.RawQuery = query.Encode()
 	o, err := redis.ParseClusterURL(u.String())
 	switch {
 	case err != nil:
 		return nil, err
+	case mistyped != nil || skip && o.TLSConfig == nil:
+		return nil, errors.New("the parameter skip_verify is true or false, and for rediss+cluster")
+	case skip:
+		o.TLSConfig.InsecureSkipVerify = true
+	}
+	switch {
 	case o.ReadOnly || o.RouteByLatency || o.RouteRandomly:
 		return nil, errReplicas
 	}

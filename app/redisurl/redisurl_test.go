@@ -57,23 +57,29 @@ func TestParse_Cluster(t *testing.T) {
 
 	a, err = redisurl.Parse("rediss+cluster://one:7000/0")
 	require.NoError(t, err)
-	require.NotNil(t, a.Cluster.TLSConfig)
+	require.Equal(t, []any{"one", false}, []any{a.Cluster.TLSConfig.ServerName, a.Cluster.TLSConfig.InsecureSkipVerify})
+	a, err = redisurl.Parse("rediss+cluster://one?skip_verify=true")
+	require.NoError(t, err)
+	require.True(t, a.Cluster.TLSConfig.InsecureSkipVerify)
 }
 
 func TestParse_RefusesWithTheReasonAndTheForms(t *testing.T) {
 	t.Parallel()
 	for text, reason := range map[string]string{
-		"":                              `there is no scheme ""`,
-		"127.0.0.1:6379":                "it is no valid URL",
-		"http://example.org":            `there is no scheme "http"`,
-		"unix+cluster:///x":             `there is no scheme "unix+cluster"`,
-		"redis+magic://one":             `there is no scheme "redis+magic"`,
-		"redis://one/x":                 `invalid database number: "x"`,
-		"redis://u:p@one?magic=1":       "unexpected option: magic",
-		"redis+sentinel://one":          "master_name",
-		"redis+cluster://one/1":         "database 0 only",
-		"redis+cluster://one?addr=":     "unable to parse addr param",
-		"redis+cluster://o?read_only=1": "reads from replicas",
+		"":                                     "it has no scheme",
+		"one:6379":                             "it has no scheme",
+		"127.0.0.1:6379":                       "it is no valid URL",
+		"http://example.org":                   `there is no scheme "http"`,
+		"unix+cluster:///x":                    `there is no scheme "unix+cluster"`,
+		"redis+magic://one":                    `there is no scheme "redis+magic"`,
+		"redis://one/x":                        `invalid database number: "x"`,
+		"redis://u:p@one?magic=1":              "unexpected option: magic",
+		"redis+sentinel://one":                 "master_name",
+		"redis+cluster://one/1":                "database 0 only",
+		"redis+cluster://one?addr=":            "unable to parse addr param",
+		"redis+cluster://o?skip_verify=true":   "skip_verify",
+		"rediss+cluster://o?skip_verify=maybe": "skip_verify",
+		"redis+cluster://o?read_only=1":        "reads from replicas",
 		"redis+sentinel://o?master_name=m&route_by_latency=true": "reads from replicas",
 		"redis+sentinel://o?master_name=m&replica_only=true":     "reads from replicas",
 	} {
