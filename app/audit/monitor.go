@@ -95,10 +95,10 @@ func (m *monitor) upTo(ctx context.Context, client *redis.Client) (seen, error) 
 		changed, fault := m.changed, m.fault
 		m.mu.Unlock()
 		switch {
+		case fault != nil:
+			return seen{}, fault
 		case passed:
 			return counts, nil
-		case fault != nil:
-			return seen{}, fmt.Errorf("%w: MONITOR ended: %w", ErrCountsLost, fault)
 		}
 		select {
 		case <-changed:
@@ -121,7 +121,7 @@ func (m *monitor) follow() {
 			_, err = lines.ReadSlice('\n')
 		}
 		if err != nil {
-			m.ended(err)
+			m.ended(fmt.Errorf("%w: MONITOR ended: %w", ErrCountsLost, err))
 			return
 		}
 	}
@@ -129,7 +129,7 @@ func (m *monitor) follow() {
 
 func (m *monitor) saw(line []byte) {
 	if line[0] == '-' {
-		m.ended(errors.New(string(bytes.TrimSpace(line[1:]))))
+		m.ended(fmt.Errorf("MONITOR was refused: %s", bytes.TrimSpace(line[1:])))
 		return
 	}
 	_, from, _ := bytes.Cut(line, []byte(" ["))
