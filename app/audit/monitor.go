@@ -57,18 +57,38 @@ func startMonitor(ctx context.Context, o *redis.Options) (*monitor, error) {
 		conn: conn, seen: seen{map[string]int64{}, map[string]map[string]int64{}}, marks: map[string]seen{},
 		changed: make(chan struct{}),
 	}
-	greeting := asRequest("MONITOR")
-	switch {
-	case o.Username != "":
-		greeting = asRequest("AUTH", o.Username, o.Password) + greeting
-	case o.Password != "":
-		greeting = asRequest("AUTH", o.Password) + greeting
-	}
-	if _, err := io.WriteString(conn, greeting); err != nil {
+	lines := bufio.NewReader(conn)
+	if err := greet(ctx, conn, lines, o); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	go m.follow()
+	go m.follow(lines)
 	return m, nil
+}
+
+// greet returns once the server has begun to tell.
+func greet(ctx context.Context, conn net.Conn, lines *bufio.Reader, o *redis.Options) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
+	defer stop()
+	requests := []string{asRequest("MONITOR")}
+	switch {
+	case o.Username != "":
+		requests = []string{asRequest("AUTH", o.Username, o.Password), requests[0]}
+	case o.Password != "":
+		requests = []string{asRequest("AUTH", o.Password), requests[0]}
+	}
+	for _, request := range requests {
+		if _, err := io.WriteString(conn, request); err != nil {
+			return fmt.Errorf("MONITOR: %w", err)
+		}
+		reply, err := lines.ReadString('\n')
+		if err != nil {
+			return fmt.Errorf("MONITOR: %w", err)
+		}
+		if refusal, found := strings.CutPrefix(reply, "-"); found {
+			return fmt.Errorf("MONITOR was refused: %s", strings.TrimSpace(refusal))
+		}
+	}
+	return nil
 }
 
 // asRequest is a command as the protocol has it, whatever characters its words have.
@@ -92,6 +112,7 @@ func (m *monitor) upTo(ctx context.Context, client *redis.Client) (seen, error) 
 	for {
 		m.mu.Lock()
 		counts, passed := m.marks[mark]
+		delete(m.marks, mark)
 		changed, fault := m.changed, m.fault
 		m.mu.Unlock()
 		switch {
@@ -109,8 +130,7 @@ func (m *monitor) upTo(ctx context.Context, client *redis.Client) (seen, error) 
 }
 
 // follow reads lines like `+1339518083.107412 [0 lua] "get" "k"`.
-func (m *monitor) follow() {
-	lines := bufio.NewReader(m.conn)
+func (m *monitor) follow(lines *bufio.Reader) {
 	for {
 		line, err := lines.ReadSlice('\n')
 		whole := err == nil
@@ -128,14 +148,10 @@ func (m *monitor) follow() {
 }
 
 func (m *monitor) saw(line []byte) {
-	if line[0] == '-' {
-		m.ended(fmt.Errorf("MONITOR was refused: %s", bytes.TrimSpace(line[1:])))
-		return
-	}
 	_, from, _ := bytes.Cut(line, []byte(" ["))
 	sender, words, found := bytes.Cut(from, []byte(`] "`))
 	if !found {
-		return // the +OK at the beginning
+		return // it is no command
 	}
 	first, rest, _ := bytes.Cut(words, []byte(`"`))
 	m.mu.Lock()
