@@ -67,11 +67,12 @@ func (c *caller) as(ctx context.Context, user, method, path, body string, unlimi
 	return a, err
 }
 
-// atOnce sends as many requests at the same time, and returns their statuses and what the cache said.
-func (c *caller) atOnce(ctx context.Context, n int, user, path string, unlimited bool) (map[int]int, map[string]int, error) {
-	statuses, results := map[int]int{}, map[string]int{}
+// atOnce sends as many requests at the same time, and counts their statuses and what the cache said.
+func (c *caller) atOnce(
+	ctx context.Context, n int, user, path string, unlimited bool,
+) (statuses map[int]int, results map[string]int, faults error) {
+	statuses, results = map[int]int{}, map[string]int{}
 	var mu sync.Mutex
-	var faults error
 	var group sync.WaitGroup
 	for range n {
 		group.Go(func() {

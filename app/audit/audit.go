@@ -15,11 +15,11 @@
 // is counted, because all else came from its master. With Sentinel the current master is asked.
 //
 // How it fails: whatever else uses the same Redis, or the same database in the same role, is a difference, because no
-// server can tell who called. A replica that is not asked, or that starts anew within the window, would be one too; the
-// latter is an error, as is a server that restarted, failed over or changed its role in the window (ErrCountsLost): its
-// counts are gone, and no number is better than a wrong one. On a service that is never quiet for some milliseconds there is no moment to read in, which is an
-// error as well. MONITOR shows every command's arguments to this process, which keeps only the names, and it costs
-// Redis time: it is for a demonstration or a test, not for a busy server.
+// server can tell who called. A replica that is not asked is one too. A replica that starts anew within the window is
+// an error, and so is a Redis that restarted, failed over or changed its role (ErrCountsLost): its counts are gone,
+// and no number is better than a wrong one. On a service that is never quiet for some milliseconds there is no moment
+// to read in, which is an error as well. MONITOR shows every command's arguments to this process, which keeps only the
+// names and the senders, and it costs Redis time: it is for a demonstration or a test, not for a busy server.
 package audit
 
 import (

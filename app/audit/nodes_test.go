@@ -49,7 +49,8 @@ func TestMonitor_TLSAndAuthentication(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = n.close() })
 	const password = `a "b" c\r`
-	require.NoError(t, n.client.Do(t.Context(), "ACL", "SETUSER", "auditor", "on", ">"+password, "~*", "&*", "+@all").Err())
+	user := []any{"ACL", "SETUSER", "auditor", "on", ">" + password, "~*", "&*", "+@all"}
+	require.NoError(t, n.client.Do(t.Context(), user...).Err())
 
 	mine := server.Options()
 	mine.Username, mine.Password = "auditor", password

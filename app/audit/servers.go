@@ -28,8 +28,8 @@ func (c counted) same(other counted) bool {
 	return maps.Equal(c.commands, other.commands) && maps.Equal(c.statements, other.statements)
 }
 
-// Commands that no replica of the service sends: those of health checks, of the usual exporter, of Redis's own replicas,
-// and of this audit.
+// Commands that no replica of the service sends: those of health checks, of the usual exporter, of Redis's own
+// replicas, and of this audit.
 var onlyOthersSend = map[string]bool{
 	"ECHO": true, "INFO": true, "MONITOR": true, "CONFIG GET": true, "SLOWLOG GET": true, "SLOWLOG LEN": true,
 	"LATENCY LATEST": true, "LATENCY HISTOGRAM": true, "CLIENT LIST": true, "CLIENT SETNAME": true, "MEMORY STATS": true,

@@ -66,9 +66,10 @@ func TestParse_Cluster(t *testing.T) {
 func TestParse_RefusesWithTheReasonAndTheForms(t *testing.T) {
 	t.Parallel()
 	for text, reason := range map[string]string{
-		"":                                     "it has no scheme",
-		"one:6379":                             "it has no scheme",
+		"":                                     "it does not begin with a scheme and //",
+		"one:6379":                             "it does not begin with a scheme and //",
 		"127.0.0.1:6379":                       "it is no valid URL",
+		"redis:one:6379":                       "it does not begin with a scheme and //",
 		"http://example.org":                   `there is no scheme "http"`,
 		"unix+cluster:///x":                    `there is no scheme "unix+cluster"`,
 		"redis+magic://one":                    `there is no scheme "redis+magic"`,
@@ -95,7 +96,8 @@ func TestParse_NeverShowsAPassword(t *testing.T) {
 	for _, text := range []string{
 		"redis://u:s3cret@one/x", "redis://u:s3cret@one:port", "redis://u:s3cret%zz@one", "http://u:s3cret@one",
 		"redis://u:t0ken/s3cret@one", "redis://u:t0ken#s3cret@one", "redis://u:6379?s3cret@one", "redis://u/s3cret@one",
-		"redis://u:t0ken@s3cret@one/x", "redis://u:1/s3cret@one?x=1", "redis://:s3cret@one\x7f", "s3cret@one:1", "s3cret:t0ken@one",
+		"redis://u:t0ken@s3cret@one/x", "redis://u:1/s3cret@one?x=1", "redis://:s3cret@one\x7f",
+		"s3cret@one:1", "s3cret:t0ken@one",
 		"redis+cluster://u:s3cret@one/x", "redis+cluster://u:1?s3cret@one", "redis+cluster://u:s3cret@one?addr=",
 		"redis+sentinel://u:s3cret@one?master_name=m&password=t0ken&x=1",
 		"redis+sentinel://one?master_name=m&password=s3&cret=t0ken&s3cret", "rediss+sentinel://u:s3cret@one",

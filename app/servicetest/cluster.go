@@ -19,7 +19,8 @@ const (
 	slots = 16384
 	// masters of a cluster; fewer than three cannot agree that one of them is gone.
 	masters = 3
-	// nodeTimeout is how long a node that has a replica may be silent. A shorter one would take a busy machine for a dead one.
+	// nodeTimeout is how long a node that has a replica may be silent. A shorter one would take a busy machine for a dead
+	// one.
 	nodeTimeout = 2 * time.Second
 )
 
@@ -255,7 +256,8 @@ func severalURL(scheme, path string, query url.Values, servers []*RedisServer) s
 // that path go-redis also repeats what a connection lost, and no option keeps it from that.
 func (c *Cluster) Options() *redis.ClusterOptions {
 	o := &redis.ClusterOptions{
-		TLSConfig: c.Nodes[0].clientTLS.Clone(), MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DialTimeout: time.Second,
+		TLSConfig: c.Nodes[0].clientTLS.Clone(), MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
+		DialTimeout: time.Second,
 	}
 	for _, node := range c.Nodes {
 		o.Addrs = append(o.Addrs, node.Addr())
