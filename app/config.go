@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,11 +13,11 @@ import (
 
 	"github.com/caarlos0/env/v11"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
 
 	"nervous/app/identity"
 	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
+	"nervous/app/redisurl"
 	"nervous/app/trending"
 )
 
@@ -83,8 +84,16 @@ type database struct {
 }
 
 type redisStore struct {
-	// REDIS_URL is Redis's address, `redis://[user:password@]host:port/db`.
+	// REDIS_URL is where Redis is, and how it runs: `redis://[user:password@]host:port/db` is one server, `rediss://` one
+	// with TLS, `unix:///path?db=0` one on a socket, `redis+sentinel://host:port/db?master_name=m&addr=host2:port2` what
+	// Sentinels name as the master, `redis+cluster://host:port?addr=host2:port2` a Cluster; `rediss+sentinel` and
+	// `rediss+cluster` are with TLS. With Sentinel, user and password before the host are the Sentinels'; Redis's are the
+	// parameters username and password. At least Redis 7.0, or Valkey.
 	URL string `env:"REDIS_URL,required"`
+
+	// REDIS_NAMESPACE begins every key and channel, so that services and environments may share a Redis. Replicas of one
+	// service have the same. Defaults to the name of the database in DATABASE_URL.
+	Namespace string `env:"REDIS_NAMESPACE"`
 
 	// REDIS_TIMEOUT is the budget of one call: dial, write and read. With 1,000 simultaneous hits on two cores a
 	// healthy Redis exceeds 50 ms, so a tighter budget would call it dead when it is merely busy.
@@ -189,6 +198,7 @@ func loadConfig(getenv func(string) string) (config, error) {
 	if c.ReplicaID == "" {
 		c.ReplicaID, _ = os.Hostname()
 	}
+	c.Redis.Namespace = cmp.Or(c.Redis.Namespace, c.Database.name())
 	return c, nil
 }
 
@@ -202,8 +212,11 @@ func loadDatabaseConfig(getenv func(string) string) (database, error) {
 // loadJobConfig reads what `reconcile` and `reset` need.
 func loadJobConfig(getenv func(string) string) (jobConfig, error) {
 	var j jobConfig
-	err := parse(&j, getenv)
-	return j, err
+	if err := parse(&j, getenv); err != nil {
+		return jobConfig{}, err
+	}
+	j.Redis.Namespace = cmp.Or(j.Redis.Namespace, j.Database.name())
+	return j, nil
 }
 
 func (a *auditConfig) validate(f *faults) {
@@ -285,8 +298,17 @@ func (d *database) validate(f *faults) {
 	f.unless(d.StatementTimeout >= time.Millisecond, "DATABASE_STATEMENT_TIMEOUT", "must be at least 1ms")
 }
 
+// name is the database's; a URL without one means that of the user's name.
+func (d *database) name() string {
+	c, err := pgxpool.ParseConfig(d.URL)
+	if err != nil {
+		return "" // validate has refused it
+	}
+	return cmp.Or(c.ConnConfig.Database, c.ConnConfig.User)
+}
+
 func (r *redisStore) validate(f *faults) {
-	_, err := redis.ParseURL(r.URL)
+	_, err := redisurl.Parse(r.URL)
 	f.unless(err == nil, "REDIS_URL", "is not an address of Redis: %v", err)
 	f.unless(r.Timeout > 0, "REDIS_TIMEOUT", "must be positive")
 }

@@ -14,8 +14,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"nervous/app/api"
-	"nervous/app/buffer"
-	"nervous/app/cache"
 	"nervous/app/identity"
 	"nervous/app/migrations"
 	"nervous/app/ratelimit"
@@ -33,7 +31,9 @@ type service struct {
 	limiter   *ratelimit.Limiter
 	draining  atomic.Bool
 	pool      *pgxpool.Pool
-	rdb       *redis.Client
+	rdb       redis.UniversalClient
+	// checkRedisLater is nil where Redis has answered at the start.
+	checkRedisLater func(context.Context)
 }
 
 // build wires everything, top to bottom. It connects to nothing yet: a store that is away when the replica starts is
@@ -155,23 +155,4 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 		return nil, fmt.Errorf("database: %w", err)
 	}
 	return pool, telemetry.ObservePostgresPool(pool)
-}
-
-func openRedis(r redisStore) (*redis.Client, error) {
-	o, err := redis.ParseURL(r.URL)
-	if err != nil {
-		return nil, fmt.Errorf("redis: %w", err)
-	}
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = r.Timeout, r.Timeout, r.Timeout
-	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
-		return errors.Join(cache.LoadScripts(ctx, conn), buffer.LoadScripts(ctx, conn), ratelimit.LoadScripts(ctx, conn))
-	}
-	for _, scripts := range []map[string]*redis.Script{cache.Scripts(), buffer.Scripts(), ratelimit.Scripts()} {
-		for name, script := range scripts {
-			telemetry.RedisScript(name, script)
-		}
-	}
-	telemetry.RedisOptions(o)
-	rdb := redis.NewClient(o)
-	return rdb, errors.Join(telemetry.Redis(rdb), telemetry.ObserveRedisPool(rdb))
 }
