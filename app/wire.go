@@ -55,6 +55,7 @@ func build(ctx context.Context, c config) (*service, error) {
 	// The features.
 	s := &service{pool: pool, rdb: rdb}
 	s.trending = trending.New(pool, rdb, trending.Options{
+		Namespace:      c.Redis.Namespace,
 		TTL:            c.Trending.TTL,
 		TTLJitter:      c.Trending.TTLJitter,
 		StaleFor:       c.Trending.StaleFor,
