@@ -129,16 +129,22 @@ func directory(dir, kind string) (path string, temporary bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
-	if os.Geteuid() == 0 {
-		uid, gid, err := unprivileged()
-		if err != nil {
-			return "", false, err
-		}
-		if err := os.Chown(dir, int(uid), int(gid)); err != nil {
-			return "", false, err
-		}
+	if err := owned(dir, nil); err != nil {
+		return "", false, err
 	}
 	return dir, temporary, nil
+}
+
+// owned gives a file that was written without an error to the user that the servers run as.
+func owned(path string, err error) error {
+	if err != nil || os.Geteuid() != 0 {
+		return err
+	}
+	uid, gid, err := unprivileged()
+	if err != nil {
+		return err
+	}
+	return os.Chown(path, int(uid), int(gid))
 }
 
 // ending keeps the last part of what is written to it.

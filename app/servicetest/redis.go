@@ -2,6 +2,7 @@ package servicetest
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,16 +24,25 @@ type RedisServer struct {
 	Dir  string
 
 	program   string
+	arguments []string // before all others: a Sentinel's configuration file
 	options   Options
 	process   *process
 	warden    *warden
 	temporary bool
+
+	socket       string      // the path of the Unix socket, where it listens on no port
+	certificates *tls.Config // for clients, where it speaks TLS only
 }
 
 // StartRedis starts a private Redis on 127.0.0.1 and returns once it answers. The caller must Stop it; should the
 // calling process die instead, the server goes with it. The error matches ErrNotInstalled when there is no Redis on
 // this machine.
 func StartRedis(ctx context.Context, options Options) (*RedisServer, error) {
+	return startRedis(ctx, options, func(*RedisServer) error { return nil })
+}
+
+// startRedis calls prepare when the server has its directory and does not run yet.
+func startRedis(ctx context.Context, options Options, prepare func(*RedisServer) error) (*RedisServer, error) {
 	program, err := find("redis-server")
 	if err != nil {
 		return nil, err
@@ -50,10 +60,17 @@ func StartRedis(ctx context.Context, options Options) (*RedisServer, error) {
 		return nil, err
 	}
 	s := &RedisServer{Dir: dir, program: program, options: options, warden: guard, temporary: temporary}
-	err = onPort(options.Port, func(port int) error {
-		s.Port = port
-		return s.launch(ctx)
-	})
+	err = prepare(s)
+	switch {
+	case err != nil:
+	case s.socket != "":
+		err = s.launch(ctx)
+	default:
+		err = onPort(options.Port, func(port int) error {
+			s.Port = port
+			return s.launch(ctx)
+		})
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
@@ -61,7 +78,17 @@ func StartRedis(ctx context.Context, options Options) (*RedisServer, error) {
 }
 
 func (s *RedisServer) launch(ctx context.Context) (err error) {
-	args := []string{"--bind", "127.0.0.1", "--port", strconv.Itoa(s.Port), "--dir", s.Dir}
+	port := "--port"
+	if s.certificates != nil {
+		port = "--tls-port"
+	}
+	args := append(slices.Clone(s.arguments), "--bind", "127.0.0.1", "--dir", s.Dir)
+	if port == "--tls-port" || s.socket != "" {
+		args = append(args, "--port", "0")
+	}
+	if s.socket == "" {
+		args = append(args, port, strconv.Itoa(s.Port))
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.options.Settings)) {
 		args = append(args, "--"+name, s.options.Settings[name])
 	}
@@ -74,7 +101,7 @@ func (s *RedisServer) launch(ctx context.Context) (err error) {
 // answers also makes sure that it is ours who answers: whoever took the port between our choice and our start would
 // answer too. While Redis still loads its data, INFO works and says so.
 func (s *RedisServer) answers(ctx context.Context) error {
-	conn, err := net.DialTimeout("tcp", s.Addr(), time.Second)
+	conn, err := net.DialTimeout(s.network(), s.Addr(), time.Second)
 	if err != nil {
 		return err // before go-redis would log the same, several times
 	}
@@ -86,7 +113,7 @@ func (s *RedisServer) answers(ctx context.Context) error {
 		return err
 	}
 	if !strings.Contains(info, fmt.Sprintf("\nprocess_id:%d\r\n", s.process.cmd.Process.Pid)) {
-		return fmt.Errorf("port %d belongs to another Redis", s.Port)
+		return fmt.Errorf("%s belongs to another Redis", s.Addr())
 	}
 	if strings.Contains(info, "\nloading:1\r\n") {
 		return errors.New("loading its data")
@@ -94,17 +121,49 @@ func (s *RedisServer) answers(ctx context.Context) error {
 	return nil
 }
 
-// Addr is host:port.
-func (s *RedisServer) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)) }
+// running says whether the process has not ended.
+func (s *RedisServer) running() bool {
+	select {
+	case <-s.process.gone:
+		return false
+	default:
+		return true
+	}
+}
 
-// URL is what REDIS_URL takes.
-func (s *RedisServer) URL() string { return "redis://" + s.Addr() }
+func (s *RedisServer) network() string {
+	if s.socket != "" {
+		return "unix"
+	}
+	return "tcp"
+}
+
+// Addr is host:port, or the path of the Unix socket.
+func (s *RedisServer) Addr() string {
+	if s.socket != "" {
+		return s.socket
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port))
+}
+
+// URL is what REDIS_URL takes. With TLS it asks for no verification, because the certificate is made for the test; a
+// process that has CAFile in SSL_CERT_FILE can verify it without that parameter.
+func (s *RedisServer) URL() string {
+	switch {
+	case s.socket != "":
+		return "unix://" + s.socket
+	case s.certificates != nil:
+		return "rediss://" + s.Addr() + "?skip_verify=true"
+	}
+	return "redis://" + s.Addr()
+}
 
 // Options are a client's, new with each call: no silent retries, one dial, and contexts are obeyed, so that what a test
-// counts is what the caller asked for.
+// counts is what the caller asked for. With TLS the certificate is verified.
 func (s *RedisServer) Options() *redis.Options {
 	return &redis.Options{
-		Addr: s.Addr(), MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DialTimeout: time.Second,
+		Network: s.network(), Addr: s.Addr(), TLSConfig: s.certificates.Clone(),
+		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DialTimeout: time.Second,
 	}
 }
 

@@ -5,7 +5,9 @@
 //	pool := servicetest.Pool(t)             // the same, connected
 //	server := servicetest.Redis(t)          // server.URL() is what REDIS_URL takes
 //	client := redis.NewClient(server.Options())
-//	cluster := servicetest.RedisCluster(t)  // three masters, for who must work on a Redis Cluster too
+//	server := servicetest.RedisTLS(t)       // the same behind TLS; RedisSocket listens on a Unix socket
+//	cluster := servicetest.RedisCluster(t)  // three masters; RedisClusterWithReplicas can fail over
+//	sentinel := servicetest.RedisSentinel(t) // a master, a replica, and three Sentinels that fail over
 //	proxy := servicetest.NewProxy(t, addr)  // a network that delays, cuts, and loses replies
 //
 // All of it is safe in parallel tests, and needs no TestMain. The tests of one package share one Postgres process that
@@ -104,9 +106,17 @@ func Pool(t testing.TB) *pgxpool.Pool {
 // Redis starts a Redis that belongs to this test alone and ends with it. It writes nothing to disk.
 func Redis(t testing.TB) *RedisServer {
 	t.Helper()
+	return redisFor(t, func(s *RedisServer) error {
+		s.options.Settings = map[string]string{"save": "", "appendonly": "no"}
+		return nil
+	})
+}
+
+func redisFor(t testing.TB, prepare func(*RedisServer) error) *RedisServer {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	server, err := StartRedis(ctx, Options{Settings: map[string]string{"save": "", "appendonly": "no"}})
+	server, err := startRedis(ctx, Options{}, prepare)
 	require(t, err)
 	t.Cleanup(func() {
 		if err := server.Stop(); err != nil {
