@@ -58,7 +58,7 @@ const (
 	pingEvery = 3 * time.Second
 	// resubscribeAfter is the pause after a subscription has failed, and refusedRetry after Redis has refused it.
 	resubscribeAfter = 100 * time.Millisecond
-	refusedRetry     = 30 * time.Second
+	refusedRetry     = 10 * time.Second
 )
 
 var programStart = time.Now()

@@ -36,6 +36,8 @@ type settings struct {
 	Cluster bool
 	// Client is how Redis knows this replica's connections.
 	Client string
+	// User and Password are the ACL user's; empty for the default user.
+	User, Password string
 	// Through maps the address of a Redis node to that of the proxy by which this replica reaches it.
 	Through map[string]string
 
@@ -61,7 +63,7 @@ const redisTimeout = 250 * time.Millisecond
 func (s settings) client() redis.UniversalClient {
 	dialer, timeout := net.Dialer{Timeout: time.Second}, cmp.Or(s.RedisTimeout, 5*time.Second)
 	return redis.NewUniversalClient(&redis.UniversalOptions{
-		Addrs: s.Redis, IsClusterMode: s.Cluster, ClientName: s.Client,
+		Addrs: s.Redis, IsClusterMode: s.Cluster, ClientName: s.Client, Username: s.User, Password: s.Password,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		ReadTimeout: timeout, WriteTimeout: timeout, PoolSize: 50,
 		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
