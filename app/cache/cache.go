@@ -144,6 +144,8 @@ func New[V any](rdb redis.UniversalClient, options Options[V]) *Cache[V] {
 		copies: map[string]localCopy[V]{}, reads: map[string]*localRead{}, evicted: c.uncover,
 	}
 	if cluster, ok := rdb.(*redis.ClusterClient); ok {
+		// After a failover: the client itself would ask the dead master until ClusterStateReloadInterval, a minute, has passed.
+		c.breaker.lost = cluster.ReloadState
 		c.shards = &shards{
 			cluster: cluster, limit: options.LocalSize, forget: c.local.forget, hear: c.hear,
 			publish: func(ctx context.Context, channel string) { c.heartbeat(ctx, rdb.SPublish, channel) },

@@ -40,6 +40,8 @@ type settings struct {
 	User, Password string
 	// Through maps the address of a Redis node to that of the proxy by which this replica reaches it.
 	Through map[string]string
+	// dialed wraps the connections of a client within the test.
+	dialed func(net.Conn) net.Conn
 
 	TTL, StaleFor, SoftTimeout, Lease, LoadTimeout, Cooldown, NegativeTTL, LocalTTL time.Duration
 	// RedisTimeout is the budget of one command. It is generous, unless the test says otherwise: a machine that is busy
@@ -70,7 +72,11 @@ func (s settings) client() redis.UniversalClient {
 			if proxy, ok := s.Through[address]; ok {
 				address = proxy
 			}
-			return dialer.DialContext(ctx, network, address)
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err == nil && s.dialed != nil {
+				conn = s.dialed(conn)
+			}
+			return conn, err
 		},
 	})
 }
