@@ -89,8 +89,11 @@ func (c *Cache[V]) publishing(
 	return c.run(ctx, script, keys, append([]any{c.names.channel, shard, c.message(what, key)}, args...)...)
 }
 
-// published notes whether the PUBLISH at the end of a script was refused.
+// published notes whether the PUBLISH at the end of a script was refused: 1 or 0, or -1 if there was none.
 func (c *Cache[V]) published(ctx context.Context, refused int64) {
+	if refused < 0 {
+		return
+	}
 	c.reduced.set(ctx, capabilityPublish, refused != 0, errors.New("a script may not PUBLISH"))
 }
 
