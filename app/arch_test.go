@@ -25,7 +25,8 @@ var allowed = map[string]struct {
 	"trending":   {[]string{"cache", "roundtrips"}, "the feature shows how to use the mechanism"},
 	"reconcile":  {[]string{"buffer", "roundtrips"}, "the feature shows how to use the mechanism"},
 	"telemetry":  {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
-	"audit":      {[]string{"roundtrips", "telemetry"}, "it holds what telemetry says against what servers counted"},
+	"redisurl":   {nil, "where Redis is depends on nothing but the URL"},
+	"audit":      {[]string{"redisurl", "roundtrips", "telemetry"}, "it compares telemetry with what servers counted"},
 	"api": {
 		[]string{"cache", "identity", "ratelimit", "reconcile", "roundtrips", "trending"},
 		"it turns features and their accounts into HTTP",
@@ -37,8 +38,8 @@ var allowed = map[string]struct {
 	},
 	"": {
 		[]string{
-			"api", "audit", "buffer", "cache", "identity", "migrations", "ratelimit", "reconcile", "roundtrips", "seed",
-			"telemetry", "trending",
+			"api", "audit", "buffer", "cache", "identity", "migrations", "ratelimit", "reconcile", "redisurl",
+			"roundtrips", "seed", "telemetry", "trending",
 		},
 		"main wires everything, and alone knows everybody",
 	},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,11 +13,11 @@ import (
 
 	"github.com/caarlos0/env/v11"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
 
 	"nervous/app/identity"
 	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
+	"nervous/app/redisurl"
 	"nervous/app/trending"
 )
 
@@ -52,9 +53,14 @@ type config struct {
 	Tokens    tokenConfig
 	RateLimit rateLimitConfig
 
-	// TRUSTED_PROXIES are the networks of the proxies in front, as in `10.0.0.0/8,fd00::/8`. Only what they say about
-	// where a request comes from (X-Forwarded-For) is believed; by default nobody, and who connects is who calls.
+	// TRUSTED_PROXIES are the networks of the proxies in front, as in `10.0.0.0/8,fd00::/8`. X-Forwarded-For is read only
+	// from them. By default there are none, and the peer of the connection is the caller.
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES"`
+
+	// TRUSTED_HOPS is how many proxies a request passes, each of which appends to X-Forwarded-For. A caller within a
+	// trusted network is then seen as itself, whatever it writes into the header. 0 reads past any number of trusted
+	// proxies, which is right only where no caller is in their networks.
+	TrustedHops int `env:"TRUSTED_HOPS" envDefault:"1"`
 
 	// ALLOW_STRATEGY_OVERRIDE lets callers choose a strategy, forget cached answers and undo what was reconciled. True
 	// only in the demo: a naive strategy is a way to overload Postgres from outside.
@@ -78,8 +84,16 @@ type database struct {
 }
 
 type redisStore struct {
-	// REDIS_URL is Redis's address, `redis://[user:password@]host:port/db`.
+	// REDIS_URL is where Redis is, and how it runs: `redis://[user:password@]host:port/db` is one server, `rediss://` one
+	// with TLS, `unix:///path?db=0` one on a socket, `redis+sentinel://host:port/db?master_name=m&addr=host2:port2` what
+	// Sentinels name as the master, `redis+cluster://host:port?addr=host2:port2` a Cluster; `rediss+sentinel` and
+	// `rediss+cluster` are with TLS. With Sentinel, user and password before the host are the Sentinels'; Redis's are the
+	// parameters username and password. At least Redis 7.0, or Valkey.
 	URL string `env:"REDIS_URL,required"`
+
+	// REDIS_NAMESPACE begins every key and channel, so that services and environments may share a Redis. Replicas of one
+	// service have the same. Defaults to the name of the database in DATABASE_URL.
+	Namespace string `env:"REDIS_NAMESPACE"`
 
 	// REDIS_TIMEOUT is the budget of one call: dial, write and read. With 1,000 simultaneous hits on two cores a
 	// healthy Redis exceeds 50 ms, so a tighter budget would call it dead when it is merely busy.
@@ -184,6 +198,7 @@ func loadConfig(getenv func(string) string) (config, error) {
 	if c.ReplicaID == "" {
 		c.ReplicaID, _ = os.Hostname()
 	}
+	c.Redis.Namespace = cmp.Or(c.Redis.Namespace, c.Database.name())
 	return c, nil
 }
 
@@ -197,8 +212,11 @@ func loadDatabaseConfig(getenv func(string) string) (database, error) {
 // loadJobConfig reads what `reconcile` and `reset` need.
 func loadJobConfig(getenv func(string) string) (jobConfig, error) {
 	var j jobConfig
-	err := parse(&j, getenv)
-	return j, err
+	if err := parse(&j, getenv); err != nil {
+		return jobConfig{}, err
+	}
+	j.Redis.Namespace = cmp.Or(j.Redis.Namespace, j.Database.name())
+	return j, nil
 }
 
 func (a *auditConfig) validate(f *faults) {
@@ -231,6 +249,7 @@ func (c *config) validate(f *faults) {
 	f.unless(c.Tokens.Secret != demoSecret || c.AllowStrategyOverride, "TOKEN_SECRET",
 		"is the demo's, which is published: choose another, or be a demo (ALLOW_STRATEGY_OVERRIDE=true)")
 	t := c.Trending
+	f.unless(c.TrustedHops >= 0, "TRUSTED_HOPS", "is %d and must not be negative", c.TrustedHops)
 	f.unless(c.RequestTimeout > 0, "REQUEST_TIMEOUT", "must be positive")
 	f.unless(c.ShutdownTimeout > 0, "SHUTDOWN_TIMEOUT", "must be positive")
 	f.unless(t.TTL >= time.Second, "TRENDING_TTL", "must be at least 1s")
@@ -279,8 +298,17 @@ func (d *database) validate(f *faults) {
 	f.unless(d.StatementTimeout >= time.Millisecond, "DATABASE_STATEMENT_TIMEOUT", "must be at least 1ms")
 }
 
+// name is the database's; a URL without one means that of the user's name.
+func (d *database) name() string {
+	c, err := pgxpool.ParseConfig(d.URL)
+	if err != nil {
+		return "" // validate has refused it
+	}
+	return cmp.Or(c.ConnConfig.Database, c.ConnConfig.User)
+}
+
 func (r *redisStore) validate(f *faults) {
-	_, err := redis.ParseURL(r.URL)
+	_, err := redisurl.Parse(r.URL)
 	f.unless(err == nil, "REDIS_URL", "is not an address of Redis: %v", err)
 	f.unless(r.Timeout > 0, "REDIS_TIMEOUT", "must be positive")
 }

@@ -27,6 +27,7 @@ func TestTwoAddressesAndASecretAreEnough(t *testing.T) {
 	}))
 	require.NoError(t, err)
 	require.Equal(t, ":8080", c.ListenAddr)
+	require.Equal(t, "nervous", c.Redis.Namespace)
 	require.Equal(t, trending.Lease, c.Trending.Strategy)
 	require.Equal(t, 10*time.Minute, c.Trending.TTL)
 	require.Equal(t, reconcileConfig{
@@ -96,6 +97,26 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		"- TOKEN_SECRET has 31 bytes and must have at least 32",
 	} {
 		require.ErrorContains(t, err, line)
+	}
+}
+
+func TestConfig_NamespaceIsTheDatabaseUnlessSet(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ database, namespace, want string }{
+		{"postgres://127.0.0.1/shop", "", "shop"},
+		{"postgres://clerk@127.0.0.1", "", "clerk"}, // Postgres takes the user's name then
+		{"postgres://127.0.0.1/shop", "shop-staging", "shop-staging"},
+	} {
+		variables := environment(map[string]string{
+			"DATABASE_URL": test.database, "REDIS_URL": "redis://127.0.0.1:6379", "TOKEN_SECRET": tokenSecret,
+			"REDIS_NAMESPACE": test.namespace,
+		})
+		c, err := loadConfig(variables)
+		require.NoError(t, err)
+		require.Equal(t, test.want, c.Redis.Namespace)
+		j, err := loadJobConfig(variables)
+		require.NoError(t, err)
+		require.Equal(t, test.want, j.Redis.Namespace)
 	}
 }
 

@@ -157,5 +157,12 @@ func withStores(ctx context.Context, c jobConfig, f func(*reconcile.Reconciler) 
 		return err
 	}
 	defer rdb.Close()
+	check, err := newRedisCheck(rdb, c.Redis)
+	if err != nil {
+		return err
+	}
+	if _, err := check.atStart(ctx); err != nil {
+		return err
+	}
 	return f(reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, terminal())))
 }

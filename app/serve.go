@@ -44,6 +44,17 @@ func runServe(ctx context.Context, p program, args []string) (err error) {
 	if err != nil {
 		return err
 	}
+	check, err := newRedisCheck(s.rdb, c.Redis)
+	if err != nil {
+		return errors.Join(err, s.close())
+	}
+	answered, err := check.atStart(ctx)
+	if err != nil {
+		return errors.Join(err, s.close())
+	}
+	if !answered {
+		s.checkRedisLater = check.later
+	}
 	listener, err := net.Listen("tcp", c.ListenAddr)
 	if err != nil {
 		return errors.Join(fmt.Errorf("LISTEN_ADDR %s: %w", c.ListenAddr, err), s.close())
@@ -74,6 +85,9 @@ func (s *service) serve(ctx context.Context, listener net.Listener, c config) er
 	group.Go(func() error { return s.trending.Run(background) })
 	group.Go(func() error { return s.reconcile.Run(background) })
 	group.Go(func() error { return s.limiter.Run(background) })
+	if s.checkRedisLater != nil {
+		group.Go(func() error { s.checkRedisLater(background); return nil })
+	}
 	group.Go(func() error {
 		<-ctx.Done()
 		defer stopBackground()

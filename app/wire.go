@@ -14,8 +14,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"nervous/app/api"
-	"nervous/app/buffer"
-	"nervous/app/cache"
 	"nervous/app/identity"
 	"nervous/app/migrations"
 	"nervous/app/ratelimit"
@@ -33,7 +31,9 @@ type service struct {
 	limiter   *ratelimit.Limiter
 	draining  atomic.Bool
 	pool      *pgxpool.Pool
-	rdb       *redis.Client
+	rdb       redis.UniversalClient
+	// checkRedisLater is nil where Redis has answered at the start.
+	checkRedisLater func(context.Context)
 }
 
 // build wires everything, top to bottom. It connects to nothing yet: a store that is away when the replica starts is
@@ -55,6 +55,7 @@ func build(ctx context.Context, c config) (*service, error) {
 	// The features.
 	s := &service{pool: pool, rdb: rdb}
 	s.trending = trending.New(pool, rdb, trending.Options{
+		Namespace:      c.Redis.Namespace,
 		TTL:            c.Trending.TTL,
 		TTLJitter:      c.Trending.TTLJitter,
 		StaleFor:       c.Trending.StaleFor,
@@ -68,8 +69,9 @@ func build(ctx context.Context, c config) (*service, error) {
 
 	// Who may call how often.
 	s.limiter = ratelimit.New(rdb, ratelimit.Options{
-		Replica: c.ReplicaID,
-		Budget:  c.RateLimit.Budget,
+		Namespace: c.Redis.Namespace,
+		Replica:   c.ReplicaID,
+		Budget:    c.RateLimit.Budget,
 		Detach: func(ctx context.Context) context.Context {
 			return roundtrips.With(ctx, roundtrips.New("heartbeat ratelimit"))
 		},
@@ -84,6 +86,7 @@ func build(ctx context.Context, c config) (*service, error) {
 		Runs:                  c.RateLimit.policy("runs", c.RateLimit.RunsLimit, c.RateLimit.RunsWindow),
 		Tokens:                identity.New(c.Tokens.Secret),
 		TrustedProxies:        c.TrustedProxies,
+		TrustedHops:           c.TrustedHops,
 		DefaultStrategy:       c.Trending.Strategy,
 		ReconcileStrategy:     c.Reconcile.Strategy,
 		AllowStrategyOverride: c.AllowStrategyOverride,
@@ -157,23 +160,4 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 		return nil, fmt.Errorf("database: %w", err)
 	}
 	return pool, telemetry.ObservePostgresPool(pool)
-}
-
-func openRedis(r redisStore) (*redis.Client, error) {
-	o, err := redis.ParseURL(r.URL)
-	if err != nil {
-		return nil, fmt.Errorf("redis: %w", err)
-	}
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = r.Timeout, r.Timeout, r.Timeout
-	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
-		return errors.Join(cache.LoadScripts(ctx, conn), buffer.LoadScripts(ctx, conn), ratelimit.LoadScripts(ctx, conn))
-	}
-	for _, scripts := range []map[string]*redis.Script{cache.Scripts(), buffer.Scripts(), ratelimit.Scripts()} {
-		for name, script := range scripts {
-			telemetry.RedisScript(name, script)
-		}
-	}
-	telemetry.RedisOptions(o)
-	rdb := redis.NewClient(o)
-	return rdb, errors.Join(telemetry.Redis(rdb), telemetry.ObserveRedisPool(rdb))
 }

@@ -45,8 +45,10 @@ type Dependencies struct {
 	// Tokens says who calls.
 	Tokens identity.Tokens
 
-	// TrustedProxies are the networks that are believed about where a request comes from.
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For is read, and TrustedHops how many proxies a
+	// request passes at most; 0 does not limit them.
 	TrustedProxies []netip.Prefix
+	TrustedHops    int
 
 	// DefaultStrategy and ReconcileStrategy are used where the caller does not choose, or may not.
 	DefaultStrategy   trending.Strategy
@@ -77,7 +79,7 @@ func New(d Dependencies) (http.Handler, error) {
 	}
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
-	e.IPExtractor = addressBehind(d.TrustedProxies)
+	e.IPExtractor = addressBehind(d.TrustedProxies, d.TrustedHops)
 
 	e.Use(
 		// First: it names the route on the request that otelhttp holds. Once a later middleware has replaced the request,

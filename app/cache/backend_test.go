@@ -22,17 +22,25 @@ type backend struct {
 // onEachBackend runs a test over both.
 func onEachBackend(t *testing.T, test func(t *testing.T, b backend)) {
 	t.Helper()
+	onEachBackendCold(t, func(t *testing.T, b backend) {
+		t.Helper()
+		b.loadScripts(t)
+		test(t, b)
+	})
+}
+
+// onEachBackendCold runs a test over servers that have not seen the scripts.
+func onEachBackendCold(t *testing.T, test func(t *testing.T, b backend)) {
+	t.Helper()
 	t.Parallel()
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
-		test(t, oneRedis(t))
+		test(t, backend{nodes: []*servicetest.RedisServer{servicetest.Redis(t)}})
 	})
 	t.Run("cluster", func(t *testing.T) {
 		t.Parallel()
 		cluster := servicetest.RedisCluster(t)
-		b := backend{cluster.Nodes, cluster}
-		b.loadScripts(t)
-		test(t, b)
+		test(t, backend{nodes: cluster.Nodes, cluster: cluster})
 	})
 }
 

@@ -23,11 +23,13 @@ const (
 // breaker keeps requests from waiting, each for a whole time-out, on a Redis that is down, hangs or refuses commands.
 type breaker struct {
 	circuit *gobreaker.CircuitBreaker[any]
+	// lost is told when it is unknown whether Redis has run a call.
+	lost func(context.Context)
 }
 
 func newBreaker(name string, changed func(gobreaker.State)) breaker {
 	changed(gobreaker.StateClosed)
-	return breaker{gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
+	return breaker{lost: func(context.Context) {}, circuit: gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
 		Name:          name,
 		Timeout:       breakerRest,
 		ReadyToTrip:   func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= breakerTrips },
@@ -46,6 +48,9 @@ var errImpatient = errors.New("the caller has gone")
 func (b breaker) do(ctx context.Context, call func() error) error {
 	_, err := b.circuit.Execute(func() (any, error) {
 		err := call()
+		if lostReply(err) {
+			b.lost(ctx)
+		}
 		if err != nil && ctx.Err() != nil {
 			err = errors.Join(err, errImpatient)
 		}

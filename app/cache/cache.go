@@ -144,11 +144,13 @@ func New[V any](rdb redis.UniversalClient, options Options[V]) *Cache[V] {
 		copies: map[string]localCopy[V]{}, reads: map[string]*localRead{}, evicted: c.uncover,
 	}
 	if cluster, ok := rdb.(*redis.ClusterClient); ok {
+		// After a failover: the client itself would ask the dead master until ClusterStateReloadInterval, a minute, has passed.
+		c.breaker.lost = cluster.ReloadState
 		c.shards = &shards{
 			cluster: cluster, limit: options.LocalSize, forget: c.local.forget, hear: c.hear,
 			publish: func(ctx context.Context, channel string) { c.heartbeat(ctx, rdb.SPublish, channel) },
 			refused: func(err error) { c.reduced.set(c.life, capabilitySubscribe, err != nil, err) },
-			byNode:  map[string]*shardFeed{}, byChannel: map[string]*shardChannel{},
+			byNode:  map[string]*shardFeed{}, uncovered: map[string]string{}, byChannel: map[string]*shardChannel{},
 		}
 	}
 	tel.observeWaiters(c.waiters)
@@ -278,6 +280,7 @@ func (c *Cache[V]) refreshEarly(ctx context.Context, key string, seen *entry[V])
 		addLink(span, linkHolder, reply.holder.span)
 		if err == nil && reply.status == leaseAcquired {
 			_, err = c.fill(ctx, key, l, causeEarly)
+			c.local.forget(key)
 		}
 		recordError(span, err)
 	})

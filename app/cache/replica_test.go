@@ -36,8 +36,12 @@ type settings struct {
 	Cluster bool
 	// Client is how Redis knows this replica's connections.
 	Client string
+	// User and Password are the ACL user's; empty for the default user.
+	User, Password string
 	// Through maps the address of a Redis node to that of the proxy by which this replica reaches it.
 	Through map[string]string
+	// dialed wraps the connections of a client within the test.
+	dialed func(net.Conn) net.Conn
 
 	TTL, StaleFor, SoftTimeout, Lease, LoadTimeout, Cooldown, NegativeTTL, LocalTTL time.Duration
 	// RedisTimeout is the budget of one command. It is generous, unless the test says otherwise: a machine that is busy
@@ -61,14 +65,18 @@ const redisTimeout = 250 * time.Millisecond
 func (s settings) client() redis.UniversalClient {
 	dialer, timeout := net.Dialer{Timeout: time.Second}, cmp.Or(s.RedisTimeout, 5*time.Second)
 	return redis.NewUniversalClient(&redis.UniversalOptions{
-		Addrs: s.Redis, IsClusterMode: s.Cluster, ClientName: s.Client,
+		Addrs: s.Redis, IsClusterMode: s.Cluster, ClientName: s.Client, Username: s.User, Password: s.Password,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		ReadTimeout: timeout, WriteTimeout: timeout, PoolSize: 50,
 		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
 			if proxy, ok := s.Through[address]; ok {
 				address = proxy
 			}
-			return dialer.DialContext(ctx, network, address)
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err == nil && s.dialed != nil {
+				conn = s.dialed(conn)
+			}
+			return conn, err
 		},
 	})
 }

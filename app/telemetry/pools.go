@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
@@ -26,8 +27,9 @@ func ObservePostgresPool(pool *pgxpool.Pool) error {
 }
 
 // ObserveRedisPool reports the client's connections in the same way. go-redis keeps a second pool for pipelines; the
-// two are added up. Connections of subscriptions belong to neither.
-func ObserveRedisPool(client *redis.Client) error {
+// two are added up, and of a Cluster those of all nodes that were ever known. Connections of subscriptions belong to
+// none. Call it before the client's first command.
+func ObserveRedisPool(client redis.UniversalClient) error {
 	return observePool(otel.GetMeterProvider(), "redis", redisPoolState(client))
 }
 
@@ -41,22 +43,42 @@ func postgresPoolState(pool *pgxpool.Pool) func() poolState {
 	}
 }
 
-func redisPoolState(client *redis.Client) func() poolState {
+func redisPoolState(client redis.UniversalClient) func() poolState {
+	width := redisPoolWidth(client)
 	return func() poolState {
 		s := client.PoolStats()
+		main, pipelines := width()
 		state := poolState{
 			idle: int64(s.IdleConns), used: int64(s.TotalConns) - int64(s.IdleConns),
-			most: int64(client.Options().PoolSize), timeouts: int64(s.Timeouts), waits: int64(s.WaitCount),
+			most: main, timeouts: int64(s.Timeouts), waits: int64(s.WaitCount),
 		}
 		if p := s.PipelineStats; p != nil {
 			state.idle += int64(p.IdleConns)
 			state.used += int64(p.TotalConns) - int64(p.IdleConns)
-			state.most += int64(client.Options().PipelinePoolSize)
+			state.most += pipelines
 			state.timeouts += int64(p.Timeouts)
 			state.waits += int64(p.WaitCount)
 		}
 		return state
 	}
+}
+
+// redisPoolWidth returns how many connections the pools may have, as of now: each node of a Cluster has its own.
+func redisPoolWidth(client redis.UniversalClient) func() (main, pipelines int64) {
+	switch client := client.(type) {
+	case *redis.Client:
+		return func() (int64, int64) {
+			return int64(client.Options().PoolSize), int64(client.Options().PipelinePoolSize)
+		}
+	case *redis.ClusterClient:
+		var main, pipelines atomic.Int64
+		client.OnNewNode(func(node *redis.Client) {
+			main.Add(int64(node.Options().PoolSize))
+			pipelines.Add(int64(node.Options().PipelinePoolSize))
+		})
+		return func() (int64, int64) { return main.Load(), pipelines.Load() }
+	}
+	return func() (int64, int64) { return 0, 0 }
 }
 
 func observePool(provider metric.MeterProvider, name string, look func() poolState) error {

@@ -15,21 +15,34 @@ import (
 	"nervous/app/roundtrips"
 )
 
-// RedisOptions sets what a client needs so that every command is seen, counted once and bounded in time. Call it before
-// redis.NewClient; a timeout is the caller's choice.
-func RedisOptions(o *redis.Options) {
+// RedisOptions sets what a client needs so that every command is seen, counted once and bounded in time: for one
+// server, for Sentinel and for a Cluster. Call it before the client is made; a timeout is the caller's choice.
+//
+// A client of a Cluster still follows MOVED and ASK (ClusterOptions.MaxRedirects). On that path go-redis also repeats a
+// command whose connection was lost, and no option keeps it from that.
+func RedisOptions[O redis.Options | redis.FailoverOptions | redis.ClusterOptions](options *O) {
 	// A retry hides inside one span, and repeats writes: one INCR that timed out may count twice.
-	o.MaxRetries = -1
-	o.DialerRetries = 1
-	// Without this a context's deadline does not reach the socket: a hung server held a 100 ms context for 5 s.
-	o.ContextTimeoutEnabled = true
-	// Redis before 7.2 knows neither and would answer each connect with errors.
-	o.DisableIdentity = true
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	const noRetries, oneDial = -1, 1
+	// ContextTimeoutEnabled: without it a context's deadline does not reach the socket: a hung server held a 100 ms
+	// context for 5 s. DisableIdentity, and no maintenance notifications: Redis before 7.2 knows neither and would answer
+	// each connect with errors.
+	quiet := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	switch o := any(options).(type) {
+	case *redis.Options:
+		o.MaxRetries, o.DialerRetries = noRetries, oneDial
+		o.ContextTimeoutEnabled, o.DisableIdentity, o.MaintNotificationsConfig = true, true, quiet
+	case *redis.FailoverOptions: // it knows no maintenance notifications
+		o.MaxRetries, o.DialerRetries = noRetries, oneDial
+		o.ContextTimeoutEnabled, o.DisableIdentity = true, true
+	case *redis.ClusterOptions:
+		o.MaxRetries, o.DialerRetries = noRetries, oneDial
+		o.ContextTimeoutEnabled, o.DisableIdentity, o.MaintNotificationsConfig = true, true, quiet
+	}
 }
 
 // Redis instruments a client: call it once, before the client's first command. A *redis.ClusterClient gets it for each
-// of its nodes, so a redirected command is two spans, one of them failed.
+// of its nodes, so a redirected command is two spans, one of them failed. A failover client's own questions to the
+// Sentinels are no spans: they are calls to other servers than the one that has the data.
 //
 // Every command, pipeline and transaction is a span and a round-trip, also those that go-redis sends on its own to set
 // up a connection. A dial is a span, the root of a trace of its own (go-redis dials apart from the request), and no

@@ -37,7 +37,10 @@ func (h *redisHook) DialHook(next redis.DialHook) redis.DialHook {
 		if err != nil {
 			return conn, err
 		}
-		return &redisConn{Conn: conn, wire: h.wire, unhooked: h.unhooked}, nil
+		if address == failoverAddr {
+			trace.SpanFromContext(ctx).SetAttributes(serverOf(conn.RemoteAddr().String())...)
+		}
+		return h.readAlong(conn), nil
 	}
 }
 

@@ -19,16 +19,27 @@ type redisTracers struct {
 	begin []trace.SpanStartOption
 }
 
+// failoverAddr is what a failover client has for an address: the master's is known when it is dialled.
+const failoverAddr = "FailoverClient"
+
 func tracersFor(o *redis.Options, tracers trace.TracerProvider) redisTracers {
-	server := []attribute.KeyValue{semconv.ServerAddress(o.Addr)} // of a socket, where it is
-	if host, text, err := net.SplitHostPort(o.Addr); err == nil {
+	begin := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}
+	if o.Addr != failoverAddr {
+		begin = append(begin, trace.WithAttributes(serverOf(o.Addr)...))
+	}
+	return redisTracers{tracers, begin}
+}
+
+// serverOf describes an address; of a socket it is the path.
+func serverOf(addr string) []attribute.KeyValue {
+	server := []attribute.KeyValue{semconv.ServerAddress(addr)}
+	if host, text, err := net.SplitHostPort(addr); err == nil {
 		server[0] = semconv.ServerAddress(host)
 		if port, err := strconv.Atoi(text); err == nil {
 			server = append(server, semconv.ServerPort(port))
 		}
 	}
-	return redisTracers{tracers, []trace.SpanStartOption{
-		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(server...)}}
+	return server
 }
 
 // Tracer wraps the SDK's.

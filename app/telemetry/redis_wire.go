@@ -56,12 +56,23 @@ func (c *redisConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// SyscallConn lets go-redis look for connections that the server has closed, as it would without us.
-func (c *redisConn) SyscallConn() (syscall.RawConn, error) {
-	if conn, ok := c.Conn.(syscall.Conn); ok {
-		return conn.SyscallConn()
+// checkedRedisConn is a redisConn that also lets go-redis look, before each use, whether the server has closed it.
+type checkedRedisConn struct {
+	*redisConn
+	inner syscall.Conn
+}
+
+// SyscallConn gives go-redis the socket.
+func (c *checkedRedisConn) SyscallConn() (syscall.RawConn, error) { return c.inner.SyscallConn() }
+
+// readAlong wraps a connection. The wrapper offers SyscallConn exactly if the connection does: a TLS connection does
+// not, and go-redis takes a connection whose SyscallConn fails for a dead one and would open another for each command.
+func (h *redisHook) readAlong(conn net.Conn) net.Conn {
+	reading := &redisConn{Conn: conn, wire: h.wire, unhooked: h.unhooked}
+	if inner, ok := conn.(syscall.Conn); ok {
+		return &checkedRedisConn{reading, inner}
 	}
-	return nil, syscall.EINVAL // of a TLS connection nobody can ask that
+	return reading
 }
 
 // unhooked makes a span of a command that no hook was told of. Nobody waits for its answer, so it has no duration.
