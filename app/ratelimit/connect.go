@@ -3,25 +3,39 @@ package ratelimit
 import (
 	"context"
 	"errors"
-	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 )
 
-// connect opens connections before checks need them. It is best effort: a check opens what is missing.
+// connectFor bounds one try to open connections. It is longer than a call may take: no caller waits for it.
+const connectFor = 10 * time.Second
+
+// connect opens connections before checks need them, and tries until it has opened all. A check opens what is missing.
 func (l *Limiter) connect(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(l.options.Detach(ctx), l.options.CallTimeout)
+	for l.tryToConnect(ctx) != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(breakerRest):
+		}
+	}
+}
+
+func (l *Limiter) tryToConnect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(l.options.Detach(ctx), connectFor)
 	defer cancel()
 	open := func(ctx context.Context, node *redis.Client) error {
-		openConnections(ctx, node, min(l.options.Connections, node.Options().PoolSize-1))
-		return nil
+		return openConnections(ctx, node, min(l.options.Connections, node.Options().PoolSize-1))
 	}
 	switch client := l.rdb.(type) {
 	case *redis.Client: // of Sentinel too
-		_ = open(ctx, client)
+		return open(ctx, client)
 	case *redis.ClusterClient:
-		_ = client.ForEachMaster(ctx, open)
+		return client.ForEachMaster(ctx, open)
 	}
+	return nil
 }
 
 // lost has a Cluster's client ask for the slots again when a node did not answer. By itself go-redis does that once a
@@ -34,12 +48,12 @@ func (l *Limiter) lost(ctx context.Context, err error) {
 }
 
 // openConnections holds each connection until all are open, so that none is used twice.
-func openConnections(ctx context.Context, node *redis.Client, n int) {
-	var pinged sync.WaitGroup
+func openConnections(ctx context.Context, node *redis.Client, n int) error {
+	var pings errgroup.Group
 	for range n {
 		conn := node.Conn()
 		defer conn.Close()
-		pinged.Go(func() { _ = conn.Ping(ctx).Err() })
+		pings.Go(func() error { return conn.Ping(ctx).Err() })
 	}
-	pinged.Wait()
+	return pings.Wait()
 }
