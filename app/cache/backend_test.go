@@ -44,6 +44,12 @@ func onEachBackendCold(t *testing.T, test func(t *testing.T, b backend)) {
 	})
 }
 
+func oneCluster(t *testing.T) backend {
+	t.Helper()
+	cluster := servicetest.RedisCluster(t)
+	return backend{nodes: cluster.Nodes, cluster: cluster}
+}
+
 func oneRedis(t *testing.T) backend {
 	t.Helper()
 	b := backend{nodes: []*servicetest.RedisServer{servicetest.Redis(t)}}
