@@ -3,8 +3,10 @@ package cache
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -113,6 +115,11 @@ func (b *breaker) at(ctx context.Context, node string, call func() error) error 
 		return ErrUnavailable
 	}
 	return err
+}
+
+// closed says that the server had closed the connection.
+func closed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func timedOut(err error) bool {

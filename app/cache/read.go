@@ -19,6 +19,13 @@ func (c *Cache[V]) read(ctx context.Context, key string) (found *entry[V], err e
 			// Once more: a second read does no harm, and a Redis that is merely busy is not down.
 			b, err = c.rdb.Get(ctx, name).Bytes()
 		}
+		if closed(err) {
+			// Redis has restarted. Over TLS go-redis does not see that a pooled connection is dead. If each cost a failure, the
+			// breaker would stay open for a second a connection.
+			for idle := c.rdb.PoolStats().IdleConns; idle > 0 && closed(err) && ctx.Err() == nil; idle-- {
+				b, err = c.rdb.Get(ctx, name).Bytes()
+			}
+		}
 		found, err = usable(ctx, c.tel, b, err, c.codec)
 		return err
 	})
