@@ -35,7 +35,7 @@
 //
 // # Failures
 //
-// Redis fails or refuses: after five failures in a row the circuit breaker opens for a second. Meanwhile each process
+// Redis fails or refuses: after five failures in a row the circuit breaker (on a Cluster, the master's) opens for a second. Meanwhile each process
 // serves its local copies as stale, if it keeps any, and else computes for itself, one fill a key and a few in all at a
 // time, and stores nothing (result bypass). The lease is lost during a fill (a pause longer than the lease, an eviction, a
 // flush): a second fill may run, but the guards of the commit keep the order. A fill fails, panics or overruns its
@@ -93,7 +93,7 @@ type Cache[V any] struct {
 	clock        serverClock
 	tel          *instruments
 	wakeups      wakeups
-	breaker      breaker
+	breaker      *breaker
 	reduced      reduced
 	taken        taken
 	bulkhead     chan struct{}
@@ -144,8 +144,7 @@ func New[V any](rdb redis.UniversalClient, options Options[V]) *Cache[V] {
 		copies: map[string]localCopy[V]{}, reads: map[string]*localRead{}, evicted: c.uncover,
 	}
 	if cluster, ok := rdb.(*redis.ClusterClient); ok {
-		// After a failover: the client itself would ask the dead master until ClusterStateReloadInterval, a minute, has passed.
-		c.breaker.lost = cluster.ReloadState
+		c.breaker.onCluster(cluster)
 		c.shards = &shards{
 			cluster: cluster, limit: options.LocalSize, forget: c.local.forget, hear: c.hear,
 			publish: func(ctx context.Context, channel string) { c.heartbeat(ctx, rdb.SPublish, channel) },
@@ -292,7 +291,7 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 	// Before as well as after: a request of this process that comes in between must not keep what it reads.
 	c.forget(key)
 	defer c.forget(key)
-	err := c.breaker.do(ctx, func() error { return c.bury(ctx, key) })
+	err := c.bury(ctx, key)
 	if err != nil {
 		return fmt.Errorf("cache %s: delete: %w", c.options.Name, err)
 	}
@@ -302,7 +301,11 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 
 // bury leaves a tombstone in every version. It stays longer than every fill of that version that began before it.
 func (c *Cache[V]) bury(ctx context.Context, key string) error {
-	versions, err := c.versions(ctx)
+	var versions []version
+	err := c.breaker.do(ctx, c.names.versions, func() (err error) {
+		versions, err = c.versions(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -313,12 +316,14 @@ func (c *Cache[V]) bury(ctx context.Context, key string) error {
 		keys = append(keys, n.valueKey(key), n.leaseKey(key))
 		stay = append(stay, v.memory.Milliseconds())
 	}
-	refused, err := c.publishing(ctx, deleteScript, keys, wasDeleted, key, stay...).Int64()
-	if err != nil {
-		return err
-	}
-	c.published(ctx, refused)
-	return nil
+	return c.breaker.do(ctx, c.names.valueKey(key), func() error {
+		refused, err := c.publishing(ctx, deleteScript, keys, wasDeleted, key, stay...).Int64()
+		if err != nil {
+			return err
+		}
+		c.published(ctx, refused)
+		return nil
+	})
 }
 
 // forget drops what this process has of the key: its copy, and the flight that may bring what was deleted, so that
