@@ -69,15 +69,16 @@ func build(ctx context.Context, c config) (*service, error) {
 
 	// Who may call how often.
 	s.limiter = ratelimit.New(rdb, ratelimit.Options{
-		Replica: c.ReplicaID,
-		Budget:  c.RateLimit.Budget,
+		Namespace: c.Redis.Namespace,
+		Replica:   c.ReplicaID,
+		Budget:    c.RateLimit.Budget,
 		Detach: func(ctx context.Context) context.Context {
 			return roundtrips.With(ctx, roundtrips.New("heartbeat ratelimit"))
 		},
 	})
 
 	// The surface.
-	s.handler = api.New(api.Dependencies{
+	s.handler, err = api.New(api.Dependencies{
 		Trending:              s.trending,
 		Reconcile:             s.reconcile,
 		Limiter:               s.limiter,
@@ -94,6 +95,9 @@ func build(ctx context.Context, c config) (*service, error) {
 		Replica:               c.ReplicaID,
 		RequestTimeout:        c.RequestTimeout,
 	})
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
 	return s, nil
 }
 
