@@ -52,6 +52,7 @@ var (
 		{cache.MetricRefused, "{value}", counter},
 		{cache.MetricTTL, "s", gauge},
 		{cache.MetricDeletes, "{deletion}", counter},
+		{cache.MetricReduced, "{capability}", gauge},
 		{cache.MetricBreaker, "{state}", gauge},
 		{buffer.MetricDepth, "{item}", gauge},
 		{buffer.MetricGenerations, "{generation}", gauge},

@@ -119,8 +119,8 @@ func (b backend) listens(t *testing.T, client string) bool {
 	})
 }
 
-// channel is where caches named "test" tell each other what happens.
-const channel = "cache:test"
+// channel is where caches named "test" publish.
+var channel = cache.Channel()
 
 func connect(t *testing.T, server *servicetest.RedisServer) *redis.Client {
 	t.Helper()

@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker/v2"
 )
 
-// ErrUnavailable is why Redis was not asked: it has failed several times in a row and is left alone for a moment.
-var ErrUnavailable = errors.New("redis is left alone after repeated failures")
+// ErrUnavailable says that Redis was not called, because the circuit breaker is open after repeated failures.
+var ErrUnavailable = errors.New("redis is not called: its circuit breaker is open after repeated failures")
 
 const (
 	// breakerTrips is how many failures in a row open the breaker.
@@ -21,7 +20,7 @@ const (
 	breakerRest = time.Second
 )
 
-// breaker keeps requests from waiting, each for its whole budget, on a Redis that is down or hangs.
+// breaker keeps requests from waiting, each for a whole time-out, on a Redis that is down, hangs or refuses commands.
 type breaker struct {
 	circuit *gobreaker.CircuitBreaker[any]
 }
@@ -33,13 +32,14 @@ func newBreaker(name string, changed func(gobreaker.State)) breaker {
 		Timeout:       breakerRest,
 		ReadyToTrip:   func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= breakerTrips },
 		OnStateChange: func(_ string, _, to gobreaker.State) { changed(to) },
-		IsSuccessful:  func(err error) bool { return !outOfReach(err) },
-		IsExcluded:    func(err error) bool { return errors.Is(err, errImpatient) },
+		// Every other error is a failure: a refusal (WRONGPASS, NOPERM, OOM, LOADING) as much as a lost connection.
+		IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, redis.Nil) },
+		IsExcluded:   func(err error) bool { return errors.Is(err, errImpatient) },
 	})}
 }
 
-// errImpatient marks what went wrong once the caller had gone: that says nothing about Redis, and a few callers with
-// short deadlines must not take it away from everybody else.
+// errImpatient marks an error that came after the caller had gone. It says nothing about Redis: a few callers with
+// short deadlines must not open the breaker for all others.
 var errImpatient = errors.New("the caller has gone")
 
 // do calls Redis, or returns ErrUnavailable without doing so.
@@ -55,18 +55,6 @@ func (b breaker) do(ctx context.Context, call func() error) error {
 		return ErrUnavailable
 	}
 	return err
-}
-
-// outOfReach tells a Redis that cannot be reached, or cannot work, from one that answers no.
-func outOfReach(err error) bool {
-	if err == nil || errors.Is(err, redis.Nil) {
-		return false
-	}
-	if _, answered := errors.AsType[redis.Error](err); answered {
-		return strings.HasPrefix(err.Error(), "LOADING") || strings.HasPrefix(err.Error(), "CLUSTERDOWN") ||
-			strings.HasPrefix(err.Error(), "MASTERDOWN")
-	}
-	return true
 }
 
 func timedOut(err error) bool {

@@ -1,35 +1,58 @@
-// Package cache gives the replicas of a service a shared memory in Redis that cannot stampede: of all requests, on all
-// replicas, that miss a key at the same moment, one computes the value and the others wait for it or take the previous
-// value while it lasts.
+// Package cache gives the replicas of a service a shared memory in Redis with stampede protection: of all requests, on
+// all replicas, that miss a key at the same time, one computes the value. The others wait for it, or are served the
+// previous value while it is computed.
 //
-// # How it works
+// # Algorithm
 //
-// A hit is one plain GET. On a miss the callers of one process share a flight, and the flights of all processes compete
-// for a lease, a key in Redis that expires with its holder. The winner fills: it runs the loader, keeps its lease alive
-// meanwhile, and commits value, release and wake-up in one step. The others sleep until the commit's message wakes them
-// (a jittered poll stands behind a lost message), and take over when the lease expires. Shortly before a value expires
-// one request has it refreshed in the background, so that under steady load nobody waits at all; after it has expired
-// it may still be served, marked stale, while it is refreshed.
+// A hit is one plain GET. On a miss the requests of one process share a flight, and the flights of all processes compete
+// for a lease: a key in Redis that expires if its holder dies. The holder fills: it runs the loader, extends its lease
+// meanwhile, and commits value, release and wake-up in one script. The others wait for the commit's message (a jittered
+// poll stands behind a lost message) and take over when the lease expires. Shortly before a value expires one request
+// refreshes it in the background, so that under steady load no request waits. After it has expired it may be served for
+// some time, marked stale, while it is refreshed.
 //
-// # What it promises
+// The algorithm descends from the leases of Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013).
 //
-// At most one fill of a key runs while the lease key survives. A newer value is never overwritten by an older one,
-// where newer means begun later by Redis's clock. Deleted data does not come back: a fill that began before Delete
-// cannot commit.
+// # Promises
 //
-// # How it fails
+// At most one fill of a key and version runs while the lease key survives. A newer value is never overwritten by an
+// older one; newer means that its fill began later by Redis's clock. Deleted data does not come back: a fill that began
+// before Delete cannot commit, in this version of the values or another. Refresh never returns a value that was begun
+// before the call.
 //
-// Redis lost: after five failures in a row it is left alone for a second at a time; meanwhile each process serves its
-// local copies, if it keeps any, and else computes for itself, one fill a key and a few in all at a time, and stores
-// nothing (result bypass). The lease lost in mid-fill (a pause longer than the lease, an eviction, a flush): a second
-// fill may run, but the guards of the commit keep the order. A fill that fails, panics or overruns its deadline: one
-// error for all who waited and a short cooldown for those who come next, with the stale value, if there is one, served
-// instead. A value that cannot be decoded is a miss, counted. A deletion that a replica was not told of, because its
-// subscription was down at that moment, leaves that replica's local copy for LocalTTL.
+// Where they hold:
 //
-// The algorithm descends from the leases of Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013); to lift it,
-// copy this folder: it needs go-redis, gobreaker and the OpenTelemetry API. ReadThrough, beside it, is the usual cache
-// without any of this, kept to be compared with.
+//   - One server, over TCP, TLS or a unix socket: as stated.
+//   - Sentinel, and a Cluster with replicas: as stated while no failover happens. Replication is asynchronous, so a
+//     failover may lose the last leases, values and tombstones: there is at most one fill more for each failover, and a
+//     deletion whose tombstone is lost does not refuse the fill that was running. Delete again after a failover if that
+//     matters.
+//   - A Cluster: all of a key lies in one slot. Local copies rely on shard channels.
+//   - A Redis user without channels, or without SCRIPT LOAD: as stated, in reduced mode: waiters poll instead of being
+//     woken, and no local copy is served while Redis answers. MetricReduced and one log line say so.
+//
+// Redis 7.0 is the oldest server whose scripts can be used; Valkey works too.
+//
+// # Failures
+//
+// Redis fails or refuses: after five failures in a row the circuit breaker opens for a second. Meanwhile each process
+// serves its local copies as stale, if it keeps any, and else computes for itself, one fill a key and a few in all at a
+// time, and stores nothing (result bypass). The lease is lost during a fill (a pause longer than the lease, an eviction, a
+// flush): a second fill may run, but the guards of the commit keep the order. A fill fails, panics or overruns its
+// deadline: one error for all that wait, and a short cooldown for those that come next, with the stale value, if there is
+// one, served instead. A value that cannot be decoded is a miss and is counted.
+//
+// A local copy is served as a hit only while messages published through the key's master arrive. A deletion on another
+// replica reaches it with the message; if that message is lost, after at most LocalTTL, and mostly after trustFor (1.5 s).
+// After a FLUSHALL a copy is served for at most LocalTTL.
+//
+// # Memory
+//
+// A process holds LocalSize copies, 10,000 keys whose lease is taken elsewhere, and one flight for each key that is
+// being filled.
+//
+// To use it elsewhere, copy this folder. It needs go-redis, gobreaker, x/sync and the OpenTelemetry API. ReadThrough is
+// the usual cache without protection, kept for comparison.
 package cache
 
 import (
@@ -38,68 +61,105 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 )
 
 var (
-	// ErrCooldown answers a Get while a failed fill keeps others from trying again at once.
+	// ErrCooldown is the error of a Get shortly after a failed fill, while no replica tries again.
 	ErrCooldown = errors.New("the last fill failed a moment ago")
 
 	// ErrNotFound is what a loader returns for a key that has no value. Get returns it, wrapped, from memory too.
 	ErrNotFound = errors.New("there is no such value")
 
-	// ErrValueTooLarge is why a value above Options.MaxValueSize is refused.
+	// ErrValueTooLarge refuses a value above Options.MaxValueSize.
 	ErrValueTooLarge = errors.New("the value is too large to be shared")
+
+	// ErrShutdown is the error of a request that needs a fill after Shutdown.
+	ErrShutdown = errors.New("the cache is shut down")
 )
 
 // Cache is the shared memory of one kind of value. Its methods are safe for concurrent use.
 type Cache[V any] struct {
-	rdb      redis.UniversalClient
-	options  Options[V]
-	codec    Codec[V]
-	clock    serverClock
-	tel      *instruments
-	wakeups  wakeups
-	breaker  breaker
-	local    local[V]
-	bulkhead chan struct{}
+	rdb          redis.UniversalClient
+	options      Options[V]
+	codec        Codec[V]
+	names        names
+	registration *registration
+	clock        serverClock
+	tel          *instruments
+	wakeups      wakeups
+	breaker      breaker
+	reduced      reduced
+	taken        taken
+	bulkhead     chan struct{}
+
+	local  local[V]
+	feed   atomic.Pointer[feed] // of all keys; on a Cluster nil, where shards has the feeds
+	shards *shards              // nil but on a Cluster
 
 	mu         sync.Mutex
 	flights    map[string]*flight[V]
-	refreshing map[string]bool
+	refreshes  map[string]*flight[V] // those that Refresh has started
+	refreshing map[string]bool       // keys with an early refresh
 	background sync.WaitGroup
+	closing    bool
+	// life ends when Shutdown cancels what is left.
+	life context.Context
+	kill context.CancelCauseFunc
 }
 
-// New returns a cache of values that options.Load computes. It panics on options that cannot work, because those are a
-// fault of the program and not of its environment.
+// New returns a cache of values that options.Load computes. It panics on options that cannot work, and names all of
+// them: they are a fault of the program and not of its environment.
 //
-// For waiters to be woken by push, and for deletions elsewhere to reach local copies, somebody must keep Run going;
-// without it waiters poll.
+// Run must run for waiters to be woken by push and for local copies to be served. Without it waiters poll.
 func New[V any](rdb redis.UniversalClient, options Options[V]) *Cache[V] {
 	options = options.withDefaults()
 	tel := newInstruments(options.Name, StrategyLease, options.TracerProvider, options.MeterProvider)
+	names := newNames(options.Namespace, options.Name, options.Version)
 	c := &Cache[V]{
-		rdb:        rdb,
-		options:    options,
-		codec:      options.Codec,
+		rdb:     rdb,
+		options: options,
+		codec:   options.Codec,
+		names:   names,
+		registration: &registration{
+			rdb: rdb, key: names.versions, member: version{options.Version, options.memory()}.member(),
+			keeps: options.TTL + options.StaleFor + options.memory(),
+		},
 		tel:        tel,
 		breaker:    newBreaker(options.Name, tel.breakerChanged),
-		local:      local[V]{ttl: options.LocalTTL, size: options.LocalSize, copies: map[string]localCopy[V]{}},
+		reduced:    reduced{cache: options.Name},
 		bulkhead:   make(chan struct{}, options.Bulkhead),
 		flights:    map[string]*flight[V]{},
+		refreshes:  map[string]*flight[V]{},
 		refreshing: map[string]bool{},
+	}
+	c.life, c.kill = context.WithCancelCause(context.Background())
+	c.local = local[V]{
+		ttl: options.LocalTTL, size: options.LocalSize,
+		copies: map[string]localCopy[V]{}, reads: map[string]*localRead{}, evicted: c.uncover,
+	}
+	if cluster, ok := rdb.(*redis.ClusterClient); ok {
+		c.shards = &shards{
+			cluster: cluster, limit: options.LocalSize, forget: c.local.forget, hear: c.hear,
+			publish: func(ctx context.Context, channel string) { c.heartbeat(ctx, rdb.SPublish, channel) },
+			refused: func(err error) { c.reduced.set(c.life, capabilitySubscribe, err != nil, err) },
+			byNode:  map[string]*shardFeed{}, byChannel: map[string]*shardChannel{},
+		}
 	}
 	tel.observeWaiters(c.waiters)
 	tel.observeTTL(options.TTL)
+	c.reduced.observe(tel)
 	return c
 }
 
-// Get returns the value of key and how it was come by. The error is the loader's, wrapped, when a value was needed and
-// none could be computed; ErrNotFound where the loader says that there is none; ErrCooldown shortly after a failure; or
-// the context's, when the caller's patience ended first, which ends nothing but the caller's own wait.
+// Get returns the value of key and where it is from. The error is the loader's, wrapped, when a value was needed and
+// could not be computed; ErrNotFound where the loader has no value; ErrCooldown shortly after a failure; or the
+// context's, when it ended first, which ends only this caller's wait.
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, Info, error) {
 	ctx, span := c.tel.startGet(ctx)
 	defer span.End()
@@ -110,27 +170,26 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, Info, error) {
 
 func (c *Cache[V]) get(ctx context.Context, key string) Answer[V] {
 	if copied := c.local.fresh(key, c.clock.now()); copied != nil {
-		return c.serve(ctx, key, copied, nil)
+		answer := c.serve(ctx, key, copied, nil)
+		answer.Info.Local = answer.Info.Result == ResultHit
+		return answer
 	}
 	found, err := c.read(ctx, key)
 	return c.serve(ctx, key, found, err)
 }
 
-// serve answers with what was found, or comes by what was not.
+// serve answers with what was found, or with what a flight brings.
 func (c *Cache[V]) serve(ctx context.Context, key string, found *entry[V], err error) Answer[V] {
 	now := c.clock.now()
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return failure[V](ctx.Err())
 	case err != nil:
-		if found = c.local.last(key).entry; found == nil || c.expired(found, now) {
+		if found = c.local.last(key); found == nil || c.expired(found, now) {
 			// The flight finds Redis out of reach as well, and loads for this process alone.
-			return c.await(ctx, c.join(ctx, key, nil, causeMiss), nil)
+			return c.await(ctx, c.join(ctx, key, 0, causeMiss), false)
 		}
-		if now.After(found.freshUntil) {
-			return c.answer(found, ResultStale, now)
-		}
-		return c.answer(found, ResultHit, now)
+		return c.answer(found, ResultStale, now) // it cannot be known whether it was replaced
 	case found == nil || c.expired(found, now):
 		return c.fetch(ctx, key)
 	case now.After(found.freshUntil):
@@ -150,29 +209,32 @@ func (c *Cache[V]) expired(found *entry[V], now time.Time) bool {
 	return now.After(end)
 }
 
-// fetch comes by the value for a request that has nothing to serve. Twice at most, because the second flight takes off
-// after the request has come.
+// fetch returns the value for a request that has nothing to serve. It takes two flights at most, because the second one
+// starts after the request.
 func (c *Cache[V]) fetch(ctx context.Context, key string) Answer[V] {
 	asked := time.Now()
 	for {
-		b := c.join(ctx, key, nil, causeMiss)
-		answer := c.await(ctx, b, nil)
+		b := c.join(ctx, key, 0, causeMiss)
+		answer := c.await(ctx, b, false)
 		if ctx.Err() != nil || !b.outdatedFor(asked) {
 			return answer
 		}
 	}
 }
 
-// serveStale gives the refresh that it starts or joins a moment to finish, and then serves what it has.
+// serveStale starts or joins a refresh, waits for it for the soft timeout, and then serves the stale value. It does not
+// wait where that is known to be in vain.
 func (c *Cache[V]) serveStale(ctx context.Context, key string, found *entry[V]) Answer[V] {
-	f := c.join(ctx, key, found, causeStale)
+	if c.taken.status(key) == leaseCooldown {
+		return c.answer(found, ResultStale, c.clock.now())
+	}
+	f := c.join(ctx, key, found.createdAt.UnixMicro(), causeStale)
 	var holder trace.SpanContext
-	if c.options.SoftTimeout > 0 {
+	if c.options.SoftTimeout > found.fillTime {
 		soft, cancel := context.WithTimeout(ctx, c.options.SoftTimeout)
 		defer cancel()
-		// That there is no value any more is an answer too.
-		fresh := c.await(soft, f, found)
-		if fresh.Err == nil || errors.Is(fresh.Err, ErrNotFound) {
+		fresh := c.await(soft, f, true)
+		if fresh.Err == nil || errors.Is(fresh.Err, ErrNotFound) { // that there is no value any more is an answer too
 			return fresh
 		}
 		holder = fresh.Info.Holder
@@ -182,24 +244,6 @@ func (c *Cache[V]) serveStale(ctx context.Context, key string, found *entry[V]) 
 	return stale
 }
 
-// Refresh computes the value of key anew and returns it: nothing that was begun before the call counts. Calls at the
-// same moment, on all replicas, share one fill.
-func (c *Cache[V]) Refresh(ctx context.Context, key string) (V, Info, error) {
-	ctx, span := c.tel.startGet(ctx)
-	defer span.End()
-	// Asked for in the name of a value of this moment, the lease is answered only with something newer.
-	now := &entry[V]{createdAt: c.clock.now()}
-	b := c.join(ctx, key, now, causeRefresh)
-	if !b.starter {
-		// This flight may have read what has changed since. Whatever takes off after it has not.
-		c.await(ctx, b, nil)
-		b = c.join(ctx, key, now, causeRefresh)
-	}
-	answer := c.await(ctx, b, nil)
-	c.tel.answered(ctx, span, answer.Info, answer.Err)
-	return answer.Value, answer.Info, answer.Err
-}
-
 // refreshMargin is how long before its end a value is refreshed: early enough for a fill to take twice as long as the
 // last one. XFetch's randomness (Vattani et al., VLDB 2015) is for caches that have no lease.
 func (c *Cache[V]) refreshMargin(found *entry[V]) time.Duration {
@@ -207,15 +251,19 @@ func (c *Cache[V]) refreshMargin(found *entry[V]) time.Duration {
 	return min(max(lifetime/10, 2*found.fillTime), lifetime/2)
 }
 
-// refreshEarly fills in the background behind a lease that it tries for once: whoever holds it is refreshing already.
+// refreshEarly fills in the background under a lease that it asks for once: if another replica holds it, that one is
+// refreshing.
 func (c *Cache[V]) refreshEarly(ctx context.Context, key string, seen *entry[V]) {
+	if c.taken.status(key) != "" {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.refreshing[key] {
+	if c.refreshing[key] || c.closing {
 		return
 	}
 	c.refreshing[key] = true
-	event(ctx, "refresh.early") // what tells this hit from others: a trace links to it
+	event(ctx, "refresh.early") // the refresh's trace links to this hit
 	c.background.Go(func() {
 		defer func() {
 			c.mu.Lock()
@@ -224,7 +272,9 @@ func (c *Cache[V]) refreshEarly(ctx context.Context, key string, seen *entry[V])
 		}()
 		ctx, span := c.tel.startRefresh(c.options.Detach(ctx), trace.SpanContextFromContext(ctx))
 		defer span.End()
-		l, reply, err := c.tryLease(ctx, key, seen)
+		ctx, end := c.alive(ctx)
+		defer end()
+		l, reply, err := c.tryLease(ctx, key, seen.createdAt.UnixMicro())
 		addLink(span, linkHolder, reply.holder.span)
 		if err == nil && reply.status == leaseAcquired {
 			_, err = c.fill(ctx, key, l, causeEarly)
@@ -233,16 +283,13 @@ func (c *Cache[V]) refreshEarly(ctx context.Context, key string, seen *entry[V])
 	})
 }
 
-// Delete forgets the value of key, for every replica, and has fills that are under way end without storing theirs.
-// Callers who come after it never see what was there before; those who were waiting may.
+// Delete forgets the value of key, in all versions and for all replicas, and refuses the values of fills that are
+// running. A Get that begins after it never returns what was there before. One that was waiting may.
 func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 	// Before as well as after: a request of this process that comes in between must not keep what it reads.
 	c.forget(key)
 	defer c.forget(key)
-	err := c.breaker.do(ctx, func() error {
-		// The tombstone must outlive every fill that began before it.
-		return c.bury(ctx, key, c.options.memory())
-	})
+	err := c.breaker.do(ctx, func() error { return c.bury(ctx, key) })
 	if err != nil {
 		return fmt.Errorf("cache %s: delete: %w", c.options.Name, err)
 	}
@@ -250,28 +297,63 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
+// bury leaves a tombstone in every version. It stays longer than every fill of that version that began before it.
+func (c *Cache[V]) bury(ctx context.Context, key string) error {
+	versions, err := c.versions(ctx)
+	if err != nil {
+		return err
+	}
+	var keys []string
+	var stay []any
+	for _, v := range versions {
+		n := newNames(c.options.Namespace, c.options.Name, v.name)
+		keys = append(keys, n.valueKey(key), n.leaseKey(key))
+		stay = append(stay, v.memory.Milliseconds())
+	}
+	refused, err := c.publishing(ctx, deleteScript, keys, wasDeleted, key, stay...).Int64()
+	if err != nil {
+		return err
+	}
+	c.published(ctx, refused)
+	return nil
+}
+
 // forget drops what this process has of the key: its copy, and the flight that may bring what was deleted, so that
-// those who come from now on start anew.
+// later requests start a new one.
 func (c *Cache[V]) forget(key string) {
 	c.local.forget(key)
+	c.taken.forget(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.flights, key)
 }
 
-// Run listens for the messages that wake waiters, until the context ends; then it waits for the refreshes that are
-// under way, each of which ends by its own deadline. It returns nil.
+// uncover ends the subscription of a copy that was evicted.
+func (c *Cache[V]) uncover(key string) {
+	if c.shards != nil {
+		go c.shards.drop(c.names.shardChannel(key))
+	}
+}
+
+// Run listens for messages about keys and keeps the version registered, until the context ends. It returns nil. Fills
+// that are running go on: see Shutdown.
 func (c *Cache[V]) Run(ctx context.Context) error {
-	c.wakeups.listen(ctx, c.rdb, c.channel(), c.local.forget, c.forget)
-	c.background.Wait()
-	return nil
+	if c.shards != nil && c.local.ttl > 0 {
+		c.shards.start(ctx)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		c.registration.renew(ctx, c.options.Detach)
+		return nil
+	})
+	group.Go(func() error {
+		c.listen(ctx)
+		return nil
+	})
+	return group.Wait()
 }
 
 // jittered shortens the TTL by a random part, so that values written together do not expire together.
 func jittered(ttl time.Duration, jitter float64) time.Duration {
 	return ttl - time.Duration(rand.Float64()*jitter*float64(ttl))
 }
-
-func (c *Cache[V]) valueKey(key string) string { return "cache:{" + key + "}" }
-func (c *Cache[V]) leaseKey(key string) string { return "lease:{" + key + "}" }
-func (c *Cache[V]) channel() string            { return "cache:" + c.options.Name }

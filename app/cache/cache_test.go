@@ -133,7 +133,7 @@ func TestADeadLeaderIsSucceeded(t *testing.T) {
 	c := newReplica(t, server, cache.Options[string]{Load: l.load})
 	l.release <- nil
 	const lease = 300 * time.Millisecond
-	require.NoError(t, c.rdb.Set(t.Context(), "lease:{k}", "ffff||the dead", lease).Err())
+	require.NoError(t, c.rdb.Set(t.Context(), cache.LeaseKey("k"), "ffff||the dead", lease).Err())
 	got := <-get(t.Context(), c, "k")
 	require.NoError(t, got.err)
 	require.Equal(t, cache.ResultMiss, got.info.Result, "whoever takes over fills")
@@ -147,17 +147,17 @@ func TestALateCommitDoesNotUndoANewerValue(t *testing.T) {
 
 	late := get(t.Context(), paused, "k")
 	<-slow.started
-	require.NoError(t, other.rdb.Del(t.Context(), "lease:{k}").Err()) // as if it had expired during a pause
+	require.NoError(t, other.rdb.Del(t.Context(), cache.LeaseKey("k")).Err()) // as if it had expired during a pause
 	quick.release <- nil
 	require.Equal(t, cache.ResultMiss, (<-get(t.Context(), other, "k")).info.Result)
-	newer, err := other.rdb.Get(t.Context(), "cache:{k}").Result()
+	newer, err := other.rdb.Get(t.Context(), cache.ValueKey("k")).Result()
 	require.NoError(t, err)
 
 	slow.release <- nil
 	got := <-late
 	require.NoError(t, got.err, "the caller gets what was computed for it")
 	require.False(t, got.info.Stored)
-	stored, err := other.rdb.Get(t.Context(), "cache:{k}").Result()
+	stored, err := other.rdb.Get(t.Context(), cache.ValueKey("k")).Result()
 	require.NoError(t, err)
 	require.Equal(t, newer, stored)
 }
@@ -168,7 +168,7 @@ func TestAnExpiredLeaseThatNobodyTookStillCommits(t *testing.T) {
 	c := newReplica(t, server, cache.Options[string]{Load: l.load})
 	first := get(t.Context(), c, "k")
 	<-l.started
-	require.NoError(t, c.rdb.Del(t.Context(), "lease:{k}").Err())
+	require.NoError(t, c.rdb.Del(t.Context(), cache.LeaseKey("k")).Err())
 	l.release <- nil
 	require.True(t, (<-first).info.Stored)
 }
@@ -315,7 +315,7 @@ func TestAnUnreadableValueIsReplaced(t *testing.T) {
 	require.Equal(t, cache.ResultMiss, got.info.Result)
 	require.Equal(t, cache.ResultHit, (<-get(t.Context(), c, "k")).info.Result)
 
-	require.NoError(t, c.rdb.Set(t.Context(), "cache:{k}", "garbage", 0).Err())
+	require.NoError(t, c.rdb.Set(t.Context(), cache.ValueKey("k"), "garbage", 0).Err())
 	require.Equal(t, cache.ResultMiss, (<-get(t.Context(), c, "k")).info.Result)
 }
 

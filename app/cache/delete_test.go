@@ -22,7 +22,7 @@ func TestADeleteDuringAFillKeepsTheOldValueOut(t *testing.T) {
 
 		filling.release(Load{Value: "deleted"})
 		require.Equal(t, "deleted", (<-before)[0].Value, "its caller asked before the deletion")
-		require.Zero(t, b.at(t, "k").StrLen(t.Context(), "cache:{k}").Val()-tombstoneSize, "nothing was stored")
+		require.Zero(t, b.at(t, "k").StrLen(t.Context(), cache.ValueKey("k")).Val()-tombstoneSize, "nothing was stored")
 		other.release(Load{Value: "new"})
 		require.Equal(t, []any{"new", cache.ResultMiss}, valueAndResult(<-after))
 		require.Equal(t, []any{"new", cache.ResultHit}, valueAndResult([]Got{filling.get("k")}))
@@ -84,7 +84,7 @@ func TestACommitThatArrivesAfterItsTombstoneIsRefused(t *testing.T) {
 		late := filling.ask(Ask{"k", 1})
 		filling.started()
 		filling.delete("k")
-		remains := node.PTTL(t.Context(), "cache:{k}").Val()
+		remains := node.PTTL(t.Context(), cache.ValueKey("k")).Val()
 
 		require.NoError(t, b.owner(t, "k").Pause())
 		filling.release(Load{Value: "deleted"})
@@ -92,14 +92,15 @@ func TestACommitThatArrivesAfterItsTombstoneIsRefused(t *testing.T) {
 		<-time.After(remains) // the fault: it hangs for this long
 		require.NoError(t, b.owner(t, "k").Resume())
 		// What is in its sockets already it does before it hears a new client.
-		require.Zero(t, b.at(t, "k").Exists(t.Context(), "cache:{k}").Val())
+		require.Zero(t, b.at(t, "k").Exists(t.Context(), cache.ValueKey("k")).Val())
 	})
 }
 
 // deleteUnheard deletes as Delete does, except that the message of it is lost.
 func (b backend) deleteUnheard(t *testing.T, key string) {
 	t.Helper()
-	keys := []string{"cache:{" + key + "}", "lease:{" + key + "}"}
-	lasts := time.Minute.Milliseconds()
-	require.NoError(t, cache.Scripts()["cache.delete"].Run(t.Context(), b.at(t, key), keys, lasts, "nobody's", "").Err())
+	keys := []string{cache.ValueKey(key), cache.LeaseKey(key)}
+	stays := time.Minute.Milliseconds()
+	delete := cache.Scripts()["cache.delete"]
+	require.NoError(t, delete.Run(t.Context(), b.at(t, key), keys, "another channel", "", "", stays).Err())
 }

@@ -1,11 +1,16 @@
--- FAIL: swaps the lease for a short cooldown, so that those who waited do not retry one after another into whatever is
--- broken, and wakes them.
+-- FAIL: ends the caller's lease without a value, and wakes the waiters. After a failed fill a cooldown takes the place
+-- of the lease, so that the waiters do not retry one after another into whatever is broken.
 -- KEYS  lease
--- ARGV  1 the caller's lease value  2 the cooldown's (!|traceparent|replica)  3 its length, ms  4 channel  5 message
--- Returns 1, or 0 when the lease was no longer the caller's.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+-- ARGV  1 channel  2 shard channel  3 message  4 the caller's lease value
+--       5 the cooldown's (!|traceparent|replica), or '' for none  6 its length, ms
+-- Returns 1 if a PUBLISH was refused, else 0. A lease that is not the caller's stays as it is.
+if redis.call('GET', KEYS[1]) ~= ARGV[4] then
   return 0
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('PUBLISH', ARGV[4], ARGV[5])
-return 1
+if ARGV[5] == '' then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[6])
+end
+publish(ARGV[1], ARGV[2], ARGV[3])
+return refused

@@ -6,14 +6,14 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Result says how a value was come by. The words are public: they are the `result` label of cache.requests.
+// Result says where a value is from. The words are public: they are the `result` label of cache.requests.
 type Result string
 
 // The results of Get.
 const (
-	// ResultHit: fresh, from Redis.
+	// ResultHit: fresh, from Redis or from this process's copy.
 	ResultHit Result = "hit"
-	// ResultStale: past its TTL, from Redis, while a fresh one is computed or because that failed.
+	// ResultStale: past its TTL, while a fresh value is computed or because that failed; or a copy while Redis fails.
 	ResultStale Result = "stale"
 	// ResultMiss: computed by this request and stored.
 	ResultMiss Result = "miss"
@@ -25,7 +25,7 @@ const (
 	ResultError Result = "error"
 )
 
-// Info tells how a value was come by.
+// Info tells where a value is from.
 type Info struct {
 	Result Result
 
@@ -38,10 +38,13 @@ type Info struct {
 	// Stored says that the value is in Redis now.
 	Stored bool
 
+	// Local says that the value is a hit in this process's copy, without a round-trip.
+	Local bool
+
 	// Producer is the span of the fill that produced the value, possibly on another replica and long ago.
 	Producer trace.SpanContext
 
-	// Holder is the span in which the work was done that this request waited for, on whichever replica, also when it
-	// waited in vain. None where the request did the work itself.
+	// Holder is the span of the fill that this request waited for, on any replica, also when it waited in vain. None
+	// where the request filled itself.
 	Holder trace.SpanContext
 }

@@ -5,64 +5,98 @@ import (
 	"time"
 )
 
-// local keeps copies in the process: for a moment as a tier in front of Redis, and for longer as what is left when
-// Redis is away. A local with no time to live keeps nothing.
+// local keeps copies in the process. A copy saves the round-trip of a hit while its feed proves that messages about its
+// key arrive, and it is what can be served when Redis fails. A local without a TTL keeps nothing. It holds at most size
+// copies.
 type local[V any] struct {
 	ttl  time.Duration
 	size int
 
 	mu     sync.Mutex
 	copies map[string]localCopy[V]
-	// epoch counts what was forgotten. A copy of what was read before the last deletion must not be kept after it.
-	epoch uint64
+	// reads are the reads of Redis in flight, by key. What one brings must not be kept if the key was forgotten meanwhile.
+	reads map[string]*localRead
+	// evicted is told of each key whose copy had to give way.
+	evicted func(key string)
 }
 
 type localCopy[V any] struct {
 	*entry[V]
-	until time.Time // monotonic: no longer a tier after this
+	until time.Time // monotonic: no hit after this
+	// feed has covered the key since before the read. Nil for a copy that is good for an outage alone.
+	feed *feed
 }
 
-// now returns the epoch, to be handed to keep with what is read from here on.
-func (l *local[V]) now() uint64 {
+// localRead is shared by the reads of one key that overlap.
+type localRead struct {
+	readers int
+	feed    *feed
+	spoiled bool
+}
+
+// begin is called before a read of Redis, with the feed that covers the key, or nil. The result goes to end.
+func (l *local[V]) begin(key string, f *feed) *localRead {
+	if l.ttl <= 0 {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.epoch
+	r := l.reads[key]
+	if r == nil {
+		r = &localRead{feed: f}
+		l.reads[key] = r
+	}
+	r.readers++
+	return r
 }
 
-// keep remembers what was read in the given epoch. When there is no room an arbitrary copy gives way: all are
-// short-lived.
-func (l *local[V]) keep(key string, e *entry[V], epoch uint64) {
-	if l.ttl <= 0 || e == nil {
+// end takes the result of a read: what was found, nil if there is nothing, or a failure.
+func (l *local[V]) end(key string, r *localRead, found *entry[V], failed bool) {
+	if r == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if epoch != l.epoch {
+	if r.readers--; r.readers == 0 && l.reads[key] == r {
+		delete(l.reads, key)
+	}
+	switch {
+	case failed || r.spoiled:
+		return
+	case found == nil:
+		delete(l.copies, key)
 		return
 	}
-	if _, known := l.copies[key]; !known && len(l.copies) >= l.size {
-		for other := range l.copies {
+	known, exists := l.copies[key]
+	if exists && known.createdAt.After(found.createdAt) {
+		return // replies may overtake each other
+	}
+	if !exists && len(l.copies) >= l.size {
+		for other := range l.copies { // an arbitrary one: all are short-lived
 			delete(l.copies, other)
+			l.evicted(other)
 			break
 		}
 	}
-	l.copies[key] = localCopy[V]{e, time.Now().Add(l.ttl)}
+	l.copies[key] = localCopy[V]{found, time.Now().Add(l.ttl), r.feed}
 }
 
-// fresh returns the copy while it may stand in for Redis.
+// fresh returns the copy while it may stand in for Redis, else nil.
 func (l *local[V]) fresh(key string, now time.Time) *entry[V] {
-	c := l.last(key)
-	if c.entry == nil || now.After(c.freshUntil) || time.Now().After(c.until) {
+	if l.ttl <= 0 {
+		return nil
+	}
+	c := l.copy(key)
+	if c.entry == nil || now.After(c.freshUntil) || time.Now().After(c.until) || !c.feed.trusted() {
 		return nil
 	}
 	return c.entry
 }
 
-// last returns the copy, however old, for when there is nothing else.
-func (l *local[V]) last(key string) localCopy[V] {
-	if l.ttl <= 0 {
-		return localCopy[V]{}
-	}
+// last returns the copy, however old, for when Redis fails; else nil.
+func (l *local[V]) last(key string) *entry[V] { return l.copy(key).entry }
+
+func (l *local[V]) copy(key string) localCopy[V] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.copies[key]
@@ -72,6 +106,20 @@ func (l *local[V]) last(key string) localCopy[V] {
 func (l *local[V]) forget(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.epoch++
 	delete(l.copies, key)
+	if r := l.reads[key]; r != nil {
+		r.spoiled = true
+		delete(l.reads, key)
+	}
+}
+
+// forgetAll is for when messages may have been missed.
+func (l *local[V]) forgetAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.copies)
+	for _, r := range l.reads {
+		r.spoiled = true
+	}
+	clear(l.reads)
 }

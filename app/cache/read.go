@@ -8,27 +8,28 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// read returns what Redis keeps for the key, fresh or stale; nil where there is nothing that can be used.
+// read returns what Redis keeps for the key, fresh or stale; nil where there is nothing usable.
 func (c *Cache[V]) read(ctx context.Context, key string) (found *entry[V], err error) {
-	epoch := c.local.now()
+	local := c.local.begin(key, c.covering(key))
 	err = c.breaker.do(ctx, func() error {
 		// A plain GET and never a script: on a hit the script was measured to cost the server 38 times as much.
-		b, err := c.rdb.Get(ctx, c.valueKey(key)).Bytes()
+		name := c.names.valueKey(key)
+		b, err := c.rdb.Get(ctx, name).Bytes()
 		if timedOut(err) && ctx.Err() == nil {
-			// Once more: reading twice does no harm, and a Redis that is merely busy is not down.
-			b, err = c.rdb.Get(ctx, c.valueKey(key)).Bytes()
+			// Once more: a second read does no harm, and a Redis that is merely busy is not down.
+			b, err = c.rdb.Get(ctx, name).Bytes()
 		}
 		found, err = usable(ctx, c.tel, b, err, c.codec)
 		return err
 	})
+	c.local.end(key, local, found, err != nil)
 	if err != nil {
 		return nil, fmt.Errorf("read: %w", err)
 	}
-	c.local.keep(key, found, epoch)
 	return found, nil
 }
 
-// usable turns a reply to GET into an entry: nil, and no error, where there is none that can be used.
+// usable turns a reply to GET into an entry: nil, and no error, where there is no usable one.
 func usable[V any](ctx context.Context, t *instruments, b []byte, err error, codec Codec[V]) (*entry[V], error) {
 	switch {
 	case errors.Is(err, redis.Nil):

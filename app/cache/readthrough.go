@@ -9,13 +9,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// ReadThrough is the cache that everybody writes first: look, else compute and store with a TTL. Nothing keeps two
-// callers from computing the same value, so when a hot key expires every request in flight does: the stampede that
-// Cache exists to prevent. It is kept to be compared with, and uses of Options only Name, Load, Codec, TTL, Jitter and
-// the providers.
+// ReadThrough is the usual cache: look, else compute and store with a TTL. Two callers may compute the same value, so
+// when a hot key expires every request in flight does: the stampede that Cache prevents. It is kept for comparison. Of
+// Options it uses Name, Namespace, Version, Load, Codec, TTL, Jitter and the providers.
 type ReadThrough[V any] struct {
 	rdb     redis.UniversalClient
 	options Options[V]
+	names   names
 	tel     *instruments
 }
 
@@ -24,10 +24,10 @@ func NewReadThrough[V any](rdb redis.UniversalClient, options Options[V]) *ReadT
 	options = options.withDefaults()
 	tel := newInstruments(options.Name, StrategyTTL, options.TracerProvider, options.MeterProvider)
 	tel.observeTTL(options.TTL)
-	return &ReadThrough[V]{rdb, options, tel}
+	return &ReadThrough[V]{rdb, options, newNames(options.Namespace, options.Name, options.Version), tel}
 }
 
-// Get returns the value of key and how it was come by: a hit, a miss, or a bypass when Redis could not be reached. The
+// Get returns the value of key and where it is from: a hit, a miss, or a bypass when Redis could not be reached. The
 // error is the loader's, wrapped.
 func (r *ReadThrough[V]) Get(ctx context.Context, key string) (V, Info, error) {
 	ctx, span := r.tel.startGet(ctx)
@@ -85,7 +85,7 @@ func (r *ReadThrough[V]) store(ctx context.Context, key string, e *entry[V]) err
 	return r.rdb.Set(ctx, r.key(key), encoded, time.Until(e.freshUntil)).Err()
 }
 
-// Delete forgets the value of key, until the next fill that is already under way puts it back.
+// Delete forgets the value of key, in this version, until a fill that is already running stores it again.
 func (r *ReadThrough[V]) Delete(ctx context.Context, key string) error {
 	if err := r.rdb.Del(ctx, r.key(key)).Err(); err != nil {
 		return fmt.Errorf("cache %s: delete: %w", r.options.Name, err)
@@ -94,4 +94,4 @@ func (r *ReadThrough[V]) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
-func (r *ReadThrough[V]) key(key string) string { return "cache:{" + key + ":ttl}" }
+func (r *ReadThrough[V]) key(key string) string { return r.names.valueKey(key) + ":ttl" }

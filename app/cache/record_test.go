@@ -85,7 +85,7 @@ func (r *record) attach(t *testing.T, server *servicetest.RedisServer) {
 	}()
 }
 
-// read takes a line such as 1795000000.123456 [0 lua] "SET" "lease:{k}" "…" "PX" "3000".
+// read takes a line such as 1795000000.123456 [0 lua] "SET" cache.LeaseKey("k") "…" "PX" "3000".
 func (r *record) read(line string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,7 +108,11 @@ func (r *record) read(line string) {
 
 func (r *record) called(hash string, words []string) {
 	keys := int(number(words[2]))
-	r.script, r.caller = r.scripts[hash], words[3+keys]
+	r.script = r.scripts[hash]
+	r.caller = words[3+keys]
+	if r.script == "cache.commit" || r.script == "cache.fail" { // after the channels and the message
+		r.caller = words[3+keys+3]
+	}
 }
 
 // forgot is told when Redis was flushed or restarted: it has lost what the rules are about.
@@ -127,8 +131,10 @@ func (r *record) forgotten(at int64) {
 
 // done holds a command inside a script to the rules.
 func (r *record) done(at int64, words []string) {
-	what, name, _ := strings.Cut(words[min(1, len(words)-1)], ":")
-	key := strings.Trim(name, "{}")
+	what, key := "", ""
+	if parts := strings.Split(words[min(1, len(words)-1)], ":"); len(parts) == 5 { // namespace, kind, name, version, tag
+		what, key = parts[1], strings.Trim(parts[4], "{}")
+	}
 	if what != "cache" && what != "lease" {
 		return
 	}

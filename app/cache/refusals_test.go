@@ -34,7 +34,7 @@ func TestAValueThatIsTooLargeIsRefusedAndNotTriedAgainAtOnce(t *testing.T) {
 		one.release(Load{Value: strings.Repeat("x", 1000)}) // with its header it is more
 		require.Contains(t, one.get("k").Err, cache.ErrValueTooLarge.Error())
 		require.Contains(t, other.get("k").Err, cache.ErrCooldown.Error())
-		require.Zero(t, b.at(t, "k").Exists(t.Context(), "cache:{k}").Val())
+		require.Zero(t, b.at(t, "k").Exists(t.Context(), cache.ValueKey("k")).Val())
 		require.Equal(t, 1, runs(one, other))
 	})
 }

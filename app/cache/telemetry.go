@@ -45,6 +45,8 @@ const (
 	MetricTTL = "cache.ttl"
 	// MetricDeletes counts deletions {deletion}, by strategy: each is a reason for one more fill.
 	MetricDeletes = "cache.deletes"
+	// MetricReduced is 1 while Redis refuses a capability to this client {capability}, by capability: publish, subscribe.
+	MetricReduced = "cache.reduced"
 	// MetricBreaker is the state of the breaker in front of Redis: 0 closed, 1 half open, 2 open {state}.
 	MetricBreaker = "cache.breaker.state"
 )
@@ -178,6 +180,9 @@ func (t *instruments) answered(ctx context.Context, span trace.Span, info Info, 
 	span.SetAttributes(attribute.String("cache.result", string(info.Result)))
 	if fromMemory {
 		span.SetAttributes(attribute.Float64("cache.value.age", info.Age.Seconds()))
+	}
+	if info.Local {
+		span.SetAttributes(attribute.Bool("cache.local", true))
 	}
 	if info.Result != ResultMiss {
 		addLink(span, linkProducer, info.Producer)

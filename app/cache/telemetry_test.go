@@ -201,7 +201,7 @@ func TestWithoutRedisAWaiterLeadsToWhomItWaitsFor(t *testing.T) {
 // age has the value begin, and end, so much earlier: time need not pass for a value to become old.
 func (b backend) age(t *testing.T, key string, by time.Duration) {
 	t.Helper()
-	name, node := "cache:{"+key+"}", b.at(t, key)
+	name, node := cache.ValueKey(key), b.at(t, key)
 	stored, err := node.Get(t.Context(), name).Bytes()
 	require.NoError(t, err)
 	for _, offset := range []int{2, 10} { // created at, fresh until

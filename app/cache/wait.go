@@ -3,30 +3,17 @@ package cache
 import (
 	"context"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
-// What happens to a key, as told on the cache's channel to those who wait and to those who keep copies.
-const (
-	wasFilled  = "filled"
-	hasFailed  = "failed"
-	wasDeleted = "deleted"
-)
-
-func message(what, key string) string { return what + " " + key }
-
-// wakeups hands the channel's messages to the flights that wait for them. The zero value is ready, and silent until
-// listen runs.
+// wakeups hands the channel's messages to the flights that wait for them. The zero value is ready.
 type wakeups struct {
 	mu      sync.Mutex
 	waiting map[string]map[chan struct{}]bool
 }
 
-// register returns a channel that receives once something happens to the key, and a function that ends that.
+// register returns a channel that receives when something happens to the key, and a function that unregisters it.
 func (w *wakeups) register(key string) (<-chan struct{}, func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -59,42 +46,13 @@ func (w *wakeups) wake(key string) {
 	}
 }
 
-// listen receives until the context ends. go-redis reconnects and subscribes again by itself; what was published in
-// between is lost, which is why waiters also poll.
-func (w *wakeups) listen(
-	ctx context.Context, rdb redis.UniversalClient, channel string, onFilled, onDeleted func(key string),
-) {
-	subscription := rdb.Subscribe(ctx, channel)
-	defer subscription.Close()
-	messages := subscription.Channel()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case m, open := <-messages:
-			if !open {
-				return
-			}
-			what, key, _ := strings.Cut(m.Payload, " ")
-			switch what {
-			case wasFilled:
-				onFilled(key)
-			case wasDeleted:
-				onDeleted(key)
-			}
-			w.wake(key)
-		}
-	}
-}
-
-// The poll behind the push starts quick and slows down, because the longer a fill has taken the less one more moment
-// matters.
+// The poll behind the push starts fast and slows down: the longer a fill takes, the less a small delay matters.
 const (
 	firstPoll = 50 * time.Millisecond
 	slowPoll  = 500 * time.Millisecond
 )
 
-// wait is one flight's waiting for somebody else's fill.
+// wait is one flight's wait for a fill on another replica.
 type wait struct {
 	since   time.Time
 	times   int
@@ -104,11 +62,11 @@ type wait struct {
 
 func newWait() *wait { return &wait{since: time.Now(), poll: firstPoll} }
 
-// sleep returns when woken, when it is time to look again (at the latest when the holder's lease, if it is dead, has
-// expired), or when the context ends.
+// sleep returns after a wake-up, at the next poll (at the latest when the lease of a dead holder has expired), or when
+// the context ends.
 func (w *wait) sleep(ctx context.Context, woken <-chan struct{}, leaseLasts time.Duration) {
 	w.times++
-	// Jittered, or the flights of all replicas would ask in step.
+	// Jittered, so that the flights of all replicas do not poll in step.
 	pause := w.poll/2 + rand.N(w.poll)
 	if leaseLasts > 0 {
 		pause = min(pause, leaseLasts+time.Millisecond)

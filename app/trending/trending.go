@@ -27,7 +27,7 @@ const Window = 24 * time.Hour
 // WindowName is Window as the answer and the cache's key spell it.
 const WindowName = "24h"
 
-// cacheKey becomes `cache:{trending:24h}` in Redis.
+// cacheKey is the hash tag of the keys in Redis.
 const cacheKey = "trending:" + WindowName
 
 // List is one answer.
@@ -56,7 +56,8 @@ type Author struct {
 
 // Options fixes how answers are remembered; zero values mean the cache's defaults.
 type Options struct {
-	// TTL, TTLJitter, StaleFor, Lease, LoadTimeout and Replica are the cache's: see cache.Options.
+	// Namespace, TTL, TTLJitter, StaleFor, Lease, LoadTimeout and Replica are the cache's: see cache.Options.
+	Namespace   string
 	TTL         time.Duration
 	TTLJitter   float64
 	StaleFor    time.Duration
@@ -75,7 +76,7 @@ type Trending struct {
 	lease *cache.Cache[List]
 }
 
-// New returns a Trending over the truth in Postgres and the memory in Redis. Somebody must keep Run going.
+// New returns a Trending over the truth in Postgres and the memory in Redis. Run must run.
 func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Trending {
 	if o.AcquireTimeout == 0 {
 		o.AcquireTimeout = 2 * time.Second
@@ -83,6 +84,7 @@ func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Trending {
 	p := posts{pool, o.AcquireTimeout}
 	remembered := cache.Options[List]{
 		Name:        "trending",
+		Namespace:   o.Namespace,
 		Load:        func(ctx context.Context, _ string) (List, error) { return p.preloaded(ctx) },
 		TTL:         o.TTL,
 		Jitter:      o.TTLJitter,
@@ -106,7 +108,7 @@ func detach(ctx context.Context) context.Context {
 	return roundtrips.With(context.WithoutCancel(ctx), tally)
 }
 
-// Top returns the list by the given strategy, which must be one of Strategies, and how it was come by (ResultBypass for
+// Top returns the list by the given strategy, which must be one of Strategies, and where it is from (ResultBypass for
 // the strategies that have no memory).
 func (t *Trending) Top(ctx context.Context, by Strategy) (List, cache.Info, error) {
 	roundtrips.From(ctx).SetStrategy(string(by))

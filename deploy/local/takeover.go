@@ -17,8 +17,9 @@ import (
 // leaseTime is what the replicas are told by TRENDING_LEASE: how long a dead leader can hold up the others.
 const leaseTime = 3 * time.Second
 
-// trendingLease is the key that whoever computes the list holds: token|traceparent|replica.
-const trendingLease = "lease:{trending:24h}"
+// trendingLeases matches the key of the lease to compute the list, in any namespace and version. It holds
+// token|traceparent|replica.
+const trendingLeases = "*:lease:trending:*"
 
 // takeover is what happened to those who waited when the replica that computed the answer for them died.
 type takeover struct {
@@ -68,7 +69,7 @@ func (d *deployment) killLeaderAfter(ctx context.Context, rdb *redis.Client, int
 	}
 	asking := d.askEveryReplica(ctx, 10)
 	defer asking.wait()
-	lease, err := leaseHeld(ctx, rdb)
+	key, lease, err := leaseHeld(ctx, rdb)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +78,7 @@ func (d *deployment) killLeaderAfter(ctx context.Context, rdb *redis.Client, int
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if now, err := rdb.Get(ctx, trendingLease).Result(); err != nil || now != lease {
+	if now, err := rdb.Get(ctx, key).Result(); err != nil || now != lease {
 		return nil, ctx.Err()
 	}
 	leader := lease[strings.LastIndex(lease, "|")+1:]
@@ -101,20 +102,22 @@ func (d *deployment) forget(ctx context.Context) error {
 	return d.call(ctx, http.MethodDelete, "/posts/trending", nil, nil)
 }
 
-// leaseHeld returns the lease as soon as somebody holds it.
-func leaseHeld(ctx context.Context, rdb *redis.Client) (string, error) {
+// leaseHeld returns the key and the value of the lease as soon as a replica holds it.
+func leaseHeld(ctx context.Context, rdb *redis.Client) (key, lease string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	for {
-		// An error is a lease that nobody holds yet, or a Redis that the supervisor is about to report.
-		if lease, err := rdb.Get(ctx, trendingLease).Result(); err == nil {
-			return lease, nil
+		// An error is a lease that is not held yet, or a Redis that the supervisor is about to report.
+		if keys, err := rdb.Keys(ctx, trendingLeases).Result(); err == nil && len(keys) == 1 {
+			if lease, err := rdb.Get(ctx, keys[0]).Result(); err == nil {
+				return keys[0], lease, nil
+			}
 		}
 		select {
 		case <-ctx.Done():
-			return "", fmt.Errorf("nobody takes %s: %w", trendingLease, context.Cause(ctx))
+			return "", "", fmt.Errorf("no replica takes the lease %s: %w", trendingLeases, context.Cause(ctx))
 		case <-again.C:
 		}
 	}
