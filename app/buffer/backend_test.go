@@ -129,8 +129,11 @@ const (
 	member = family + ":" + live
 )
 
-// key is that of something of a buffer, for who must look at it behind the buffer's back.
-func key(member, what string) string { return "buffer:{" + member + "}:" + what }
+// key is that of something of a buffer, in the default namespace.
+func key(member, what string) string { return "default:buffer:{" + member + "}:" + what }
+
+// index is the sorted set of the buffers of the default namespace.
+const index = "default:buffers"
 
 // at is a client of the node that keeps the buffer.
 func (b backend) at(t *testing.T, member string) *redis.Client {

@@ -11,6 +11,3 @@ func (o Options[ID]) OnReached(tell func(point string)) Options[ID] {
 	o.reached = func(p point) { tell(string(p)) }
 	return o
 }
-
-// Index is the sorted set of the buffers that exist.
-const Index = index
