@@ -143,7 +143,7 @@ func (b *Buffer[ID]) Add(ctx context.Context, ids ...ID) error {
 
 // add returns how many ids are open.
 func (b *Buffer[ID]) add(ctx context.Context, ids []ID) (open int64, err error) {
-	if err := b.confirm(ctx, confirmFor); err != nil {
+	if err := b.confirm(ctx, 4); err != nil {
 		return 0, err
 	}
 	open, err = b.send(ctx, ids, addScript.EvalSha)
@@ -154,7 +154,7 @@ func (b *Buffer[ID]) add(ctx context.Context, ids []ID) (open int64, err error) 
 		return 0, err
 	}
 	// After a long pause of this process, another one may have taken the buffer for empty and out of the index.
-	return open, b.confirm(ctx, 2*confirmFor)
+	return open, b.confirm(ctx, 2)
 }
 
 // send adds ids in one pipeline.

@@ -1,5 +1,7 @@
 package buffer
 
+import "time"
+
 // Points are the steps of the protocol at which a process may die, in order.
 var Points = []string{
 	string(pointAdded), string(pointCut), string(pointClaimed),
@@ -9,5 +11,11 @@ var Points = []string{
 // OnReached has a test told of each step that was done, before the next one is.
 func (o Options[ID]) OnReached(tell func(point string)) Options[ID] {
 	o.reached = func(p point) { tell(string(p)) }
+	return o
+}
+
+// ForgetAfter changes how long a buffer that is empty stays in the index.
+func (o Options[ID]) ForgetAfter(d time.Duration) Options[ID] {
+	o.forgetAfter = d
 	return o
 }

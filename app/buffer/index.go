@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,12 +17,9 @@ import (
 //
 // So Add must not accept an id whose buffer is not there. One server adds the ids and the buffer's name in one script. On
 // a Cluster the two are on different nodes: a membership is confirmed before ids are sent, in a round-trip of its own,
-// and counts for confirmFor. Run takes a buffer out only when it is empty and its membership older than forgetAfter, so
-// that no process can still count on it.
-const (
-	forgetAfter = time.Minute
-	confirmFor  = forgetAfter / 4
-)
+// and again after a quarter of forgetAfter. Run takes a buffer out only when it is empty and its membership older than
+// forgetAfter, so that no process can still count on it.
+const forgetAfter = time.Minute
 
 // memberships knows when this process has confirmed that a buffer is in the index.
 type memberships struct {
@@ -38,7 +36,7 @@ func (m *memberships) age(name string) time.Duration {
 	if at, known := m.confirmed[name]; known {
 		return time.Since(at)
 	}
-	return forgetAfter
+	return math.MaxInt64
 }
 
 func (m *memberships) confirm(name string, at time.Time) {
@@ -50,12 +48,12 @@ func (m *memberships) confirm(name string, at time.Time) {
 	m.confirmed[name] = at
 }
 
-// valid lists the buffers that no process may have taken from the index yet, and forgets the others.
-func (m *memberships) valid() (names []string) {
+// valid lists the buffers whose membership is no older than the given age, and forgets the others.
+func (m *memberships) valid(atMost time.Duration) (names []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for name, at := range m.confirmed {
-		if time.Since(at) < forgetAfter {
+		if time.Since(at) < atMost {
 			names = append(names, name)
 		} else {
 			delete(m.confirmed, name)
@@ -64,9 +62,9 @@ func (m *memberships) valid() (names []string) {
 	return names
 }
 
-// confirm makes sure that the buffer's membership in the index is no older than the given age.
-func (b *Buffer[ID]) confirm(ctx context.Context, atMost time.Duration) error {
-	if b.oneServer || b.memberships.age(b.name) < atMost {
+// confirm makes sure that the buffer's membership in the index is no older than a part of forgetAfter.
+func (b *Buffer[ID]) confirm(ctx context.Context, part time.Duration) error {
+	if b.oneServer || b.memberships.age(b.name) < b.options.forgetAfter/part {
 		return nil
 	}
 	return b.register(ctx)
@@ -131,14 +129,14 @@ func readIndex(reply []any) (map[string]indexEntry, error) {
 
 // forget takes a buffer that was empty, after it was listed, from the index.
 func (b *Buffer[ID]) forget(ctx context.Context, listed indexEntry) error {
-	if listed.age < forgetAfter {
+	if listed.age < b.options.forgetAfter {
 		return nil
 	}
 	from := []string{b.keys.index}
 	if b.oneServer {
 		from = append(from, b.keys.of("open"), b.keys.of("generations"))
 	}
-	err := forgetScript.Run(ctx, b.rdb, from, b.keys.member, listed.added, forgetAfter.Milliseconds()).Err()
+	err := forgetScript.Run(ctx, b.rdb, from, b.keys.member, listed.added, b.options.forgetAfter.Milliseconds()).Err()
 	if err != nil {
 		return fmt.Errorf("take the buffer from the index %s: %w", b.keys.index, err)
 	}

@@ -60,6 +60,8 @@ type Options[ID id] struct {
 
 	// reached is called at each point of the protocol at which a flusher may die. Tests kill it there.
 	reached func(point)
+	// forgetAfter is how long a buffer that is empty stays in the index. Tests have less time.
+	forgetAfter time.Duration
 }
 
 // point is a step of the protocol that has just been done.
@@ -84,6 +86,7 @@ func (o Options[ID]) withDefaults() Options[ID] {
 	defaultTo(&o.FlushTimeout, 30*time.Second)
 	defaultTo(&o.Lease, 5*time.Second)
 	defaultTo(&o.Producers, 32)
+	defaultTo(&o.forgetAfter, forgetAfter)
 	if o.Label == nil {
 		o.Label = func(string) string { return o.Name }
 	}

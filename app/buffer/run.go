@@ -79,7 +79,7 @@ func (b *Buffers[ID]) round(ctx, work context.Context, continuous []string) erro
 	}
 	err = b.restore(work, listed)
 	for _, name := range continuous {
-		err = errors.Join(err, b.Open(name).confirm(work, confirmFor)) // so that no Add has to
+		err = errors.Join(err, b.Open(name).confirm(work, 4)) // so that no Add has to
 		if _, known := listed[name]; !known {
 			listed[name] = indexEntry{}
 		}
@@ -100,7 +100,7 @@ func (b *Buffers[ID]) round(ctx, work context.Context, continuous []string) erro
 // restore puts into the index again what it has lost: buffers that this process counts on, and those that were not empty
 // when it last looked.
 func (b *Buffers[ID]) restore(ctx context.Context, listed map[string]indexEntry) (err error) {
-	missing := b.memberships.valid()
+	missing := b.memberships.valid(b.options.forgetAfter)
 	b.known.Range(func(_, last any) bool {
 		if s := last.(seen); s.Depth > 0 && !s.legacy {
 			missing = append(missing, s.name)
