@@ -31,8 +31,8 @@ func (s *service) shutDown(ctx context.Context, server *http.Server, timeout tim
 	parts.Go(func() { reconciled = named("reconcile", s.reconcile.Shutdown(work)) })
 	err := server.Shutdown(work)
 	if err != nil {
-		b.cancelRequests()
 		err = errors.Join(fmt.Errorf("requests were still in flight after %s: %w", timeout*3/4, err), server.Close())
+		b.cancelRequests()
 	}
 	b.stop()
 	cancelled := errors.Join(named("trending", s.trending.Shutdown(work)), named("background", b.wait(work)))
