@@ -48,6 +48,12 @@ func (m *memberships) confirm(name string, at time.Time) {
 	m.confirmed[name] = at
 }
 
+func (m *memberships) forget(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.confirmed, name)
+}
+
 // valid lists the buffers whose membership is no older than the given age, and forgets the others.
 func (m *memberships) valid(atMost time.Duration) (names []string) {
 	m.mu.Lock()
@@ -136,6 +142,8 @@ func (b *Buffer[ID]) forget(ctx context.Context, listed indexEntry) error {
 	if b.oneServer {
 		from = append(from, b.keys.of("open"), b.keys.of("generations"))
 	}
+	// Before, so that an Add of this process which comes in between confirms the buffer again.
+	b.memberships.forget(b.name)
 	err := forgetScript.Run(ctx, b.rdb, from, b.keys.member, listed.added, b.options.forgetAfter.Milliseconds()).Err()
 	if err != nil {
 		return fmt.Errorf("take the buffer from the index %s: %w", b.keys.index, err)
