@@ -18,16 +18,17 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/errgroup"
 
 	"nervous/app/buffer"
 	"nervous/app/roundtrips"
@@ -35,8 +36,12 @@ import (
 
 // Options fixes how payments are reconciled; every zero value stands for the default that its comment states.
 type Options struct {
-	// Replica names this process to those who ask who runs a job. Defaults to nothing.
+	// Replica names this process to callers that ask which one runs a job. Defaults to "".
 	Replica string
+
+	// Namespace begins every key in Redis. It keeps services and environments that share a Redis apart. Defaults to
+	// "default".
+	Namespace string
 
 	// FlushAge and FlushSize are when live events are flushed: see buffer.Options.
 	FlushAge  time.Duration
@@ -92,13 +97,18 @@ type Reconciler struct {
 	asked chan struct{}
 	// direct holds one token for each live event that is being written to Postgres.
 	direct chan struct{}
+	// parts is the work of Run. life ends when Shutdown cancels what is left of it.
+	parts sync.WaitGroup
+	life  context.Context
+	kill  context.CancelFunc
 }
 
 // New returns a Reconciler over the truth in Postgres and the buffer in Redis. Somebody must keep Run going.
 func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 	o = o.withDefaults()
 	buffers := buffer.New(rdb, pool, buffer.Options[int64]{
-		Name: "reconcile",
+		Name:      "reconcile",
+		Namespace: o.Namespace,
 		Apply: func(ctx context.Context, tx pgx.Tx, g buffer.Generation, ids []int64) (int64, error) {
 			return mark(ctx, tx, ids, runOf(g))
 		},
@@ -113,8 +123,9 @@ func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 		},
 		Detach: func(ctx context.Context) context.Context { return withTally(ctx, "flush live", Buffered) },
 	})
+	life, kill := context.WithCancel(context.Background())
 	return &Reconciler{
-		pool: pool, buffers: buffers, live: buffers.Open(liveBuffer), options: o, tel: newInstruments(),
+		life: life, kill: kill, pool: pool, buffers: buffers, live: buffers.Open(liveBuffer), options: o, tel: newInstruments(),
 		asked: make(chan struct{}, 1), direct: make(chan struct{}, o.Direct),
 	}
 }
@@ -132,15 +143,43 @@ func withTally(ctx context.Context, operation string, s Strategy) context.Contex
 	return roundtrips.With(ctx, tally)
 }
 
-// Run flushes live events, works on runs whoever started them, and starts them by itself, until the context ends. Then
-// it lets go of the run that it is at, and another replica goes on with it. It returns nil: what fails is tried again.
+// Run flushes live events, works on runs that any replica has started, and starts runs by itself, until the context
+// ends. Then it begins nothing more, leaves the run that it works on to another replica, and returns; Shutdown waits for
+// the end of that. It returns nil: what fails is tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
-	var parts errgroup.Group
-	parts.Go(func() error { return r.buffers.Run(ctx, r.live) })
-	parts.Go(func() error { r.takeJobs(ctx); return nil })
-	parts.Go(func() error { r.startJobs(ctx); return nil })
-	parts.Go(func() error { r.countPayments(ctx); return nil })
-	return parts.Wait()
+	r.parts.Go(func() { r.takeJobs(ctx) })
+	r.parts.Go(func() { r.startJobs(ctx) })
+	r.parts.Go(func() { r.countPayments(ctx) })
+	return r.buffers.Run(ctx, r.live)
+}
+
+// handOverTimeout bounds the wait for work that was cancelled.
+const handOverTimeout = 500 * time.Millisecond
+
+// Shutdown waits until the flushes that are under way have ended, and until a run that this process worked on is free
+// for another replica. When the context ends first, it cancels what is left and returns the context's error: flushes are
+// rolled back and their leases released, and a run is free when its worker has been silent for Options.Silence. Call it
+// after Run's context has ended.
+func (r *Reconciler) Shutdown(ctx context.Context) error {
+	flushes := make(chan error, 1)
+	go func() { flushes <- r.buffers.Shutdown(ctx) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.parts.Wait()
+	}()
+	var cancelled error
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		cancelled = ctx.Err()
+		r.kill()
+		select {
+		case <-ended:
+		case <-time.After(handOverTimeout):
+		}
+	}
+	return cmp.Or(<-flushes, cancelled)
 }
 
 // Path is how a live event is on its way to the truth.
