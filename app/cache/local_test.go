@@ -94,7 +94,8 @@ func TestCache_localCopies(t *testing.T) {
 		require.NoError(t, b.nodes[0].Kill())
 		value, info, err := c.Get(t.Context(), "k")
 		require.NoError(t, err)
-		require.Equal(t, []any{"2", cache.ResultStale}, []any{value, info.Result})
+		require.Equal(t, "2", value, "from the copy")
+		require.Contains(t, []cache.Result{cache.ResultStale, cache.ResultHit}, info.Result)
 	})
 
 	// The process's own message takes its time.

@@ -2,6 +2,8 @@ package cache_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -33,7 +35,12 @@ func TestCache_Shutdown(t *testing.T) {
 	t.Run("waits for a fill that ends in time", func(t *testing.T) {
 		onEachBackend(t, func(t *testing.T, b backend) {
 			l := newLoader()
-			c := run(t, b.client(t), cache.Options[string]{Load: l.load})
+			c := run(t, b.client(t), cache.Options[string]{Load: func(ctx context.Context, key string) (string, error) {
+				if key != "k" {
+					return "at once", nil
+				}
+				return l.load(ctx, key)
+			}})
 			filling := get(t.Context(), inProcess{Cache: c}, "k")
 			<-l.started
 			ended := make(chan error, 1)
@@ -41,9 +48,12 @@ func TestCache_Shutdown(t *testing.T) {
 				_, err := shutdown(t, c, time.Minute)
 				ended <- err
 			}()
-			eventually(t, func() bool { _, _, err := c.Get(t.Context(), "another"); return err != nil })
-			_, _, err := c.Get(t.Context(), "another")
-			require.ErrorIs(t, err, cache.ErrShutdown)
+			n := 0
+			eventually(t, func() bool {
+				n++
+				_, _, err := c.Get(t.Context(), fmt.Sprint("another", n))
+				return errors.Is(err, cache.ErrShutdown)
+			})
 			select {
 			case <-ended:
 				require.Fail(t, "it has not waited")
