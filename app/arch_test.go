@@ -26,7 +26,7 @@ var allowed = map[string]struct {
 	"reconcile":  {[]string{"buffer", "roundtrips"}, "the feature shows how to use the mechanism"},
 	"telemetry":  {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
 	"redisurl":   {nil, "where Redis is depends on nothing but the URL"},
-	"audit":      {[]string{"redisurl", "roundtrips", "telemetry"}, "it holds what telemetry says against what servers counted"},
+	"audit":      {[]string{"redisurl", "roundtrips", "telemetry"}, "it compares telemetry with what servers counted"},
 	"api": {
 		[]string{"cache", "identity", "ratelimit", "reconcile", "roundtrips", "trending"},
 		"it turns features and their accounts into HTTP",

@@ -54,9 +54,14 @@ type config struct {
 	Tokens    tokenConfig
 	RateLimit rateLimitConfig
 
-	// TRUSTED_PROXIES are the networks of the proxies in front, as in `10.0.0.0/8,fd00::/8`. Only what they say about
-	// where a request comes from (X-Forwarded-For) is believed; by default nobody, and who connects is who calls.
+	// TRUSTED_PROXIES are the networks of the proxies in front, as in `10.0.0.0/8,fd00::/8`. X-Forwarded-For is read only
+	// from them. By default there are none, and the peer of the connection is the caller.
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES"`
+
+	// TRUSTED_HOPS is how many proxies a request passes, each of which appends to X-Forwarded-For. A caller within a
+	// trusted network is then seen as itself, whatever it writes into the header. 0 reads past any number of trusted
+	// proxies, which is right only where no caller is in their networks.
+	TrustedHops int `env:"TRUSTED_HOPS" envDefault:"1"`
 
 	// ALLOW_STRATEGY_OVERRIDE lets callers choose a strategy, forget cached answers and undo what was reconciled. True
 	// only in the demo: a naive strategy is a way to overload Postgres from outside.
@@ -245,6 +250,7 @@ func (c *config) validate(f *faults) {
 	f.unless(c.Tokens.Secret != demoSecret || c.AllowStrategyOverride, "TOKEN_SECRET",
 		"is the demo's, which is published: choose another, or be a demo (ALLOW_STRATEGY_OVERRIDE=true)")
 	t := c.Trending
+	f.unless(c.TrustedHops >= 0, "TRUSTED_HOPS", "is %d and must not be negative", c.TrustedHops)
 	f.unless(c.RequestTimeout > 0, "REQUEST_TIMEOUT", "must be positive")
 	f.unless(c.ShutdownTimeout > 0, "SHUTDOWN_TIMEOUT", "must be positive")
 	f.unless(t.TTL >= time.Second, "TRENDING_TTL", "must be at least 1s")

@@ -42,6 +42,7 @@ func openRedis(r redisStore) (redis.UniversalClient, error) {
 		telemetry.RedisOptions(o)
 	}
 	rdb := address.Client()
+	followFailovers(rdb)
 	return rdb, errors.Join(telemetry.Redis(rdb), telemetry.ObserveRedisPool(rdb))
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel"
 
 	"nervous/app/redisurl"
 )
@@ -77,8 +78,9 @@ func (c redisCheck) later(ctx context.Context) {
 }
 
 // ask asks each server that has a part of the data. A server that does not permit INFO is taken as it is.
-func (c redisCheck) ask(ctx context.Context) error {
-	var err error
+func (c redisCheck) ask(ctx context.Context) (err error) {
+	ctx, span := otel.Tracer("nervous/app").Start(ctx, "check redis")
+	defer span.End()
 	if cluster, ok := c.rdb.(*redis.ClusterClient); ok {
 		err = cluster.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
 			return c.judge(master.Info(ctx, "server"))

@@ -35,7 +35,8 @@ func (s *service) shutDown(ctx context.Context, server *http.Server, timeout tim
 		b.cancelRequests()
 	}
 	b.stop()
-	cancelled := errors.Join(named("trending", s.trending.Shutdown(work)), named("background", b.wait(work)))
+	cancelled := errors.Join(named("trending", s.trending.Shutdown(work)), named("ratelimit", s.limiter.Shutdown(work)),
+		named("background", b.wait(work)))
 	parts.Wait()
 	if cancelled = errors.Join(cancelled, reconciled); cancelled != nil {
 		// No error of the process: nothing is lost.

@@ -71,15 +71,16 @@ func build(ctx context.Context, c config) (*service, error) {
 
 	// How often a caller may call.
 	s.limiter = ratelimit.New(rdb, ratelimit.Options{
-		Replica: c.ReplicaID,
-		Budget:  c.RateLimit.Budget,
+		Namespace: c.Redis.Namespace,
+		Replica:   c.ReplicaID,
+		Budget:    c.RateLimit.Budget,
 		Detach: func(ctx context.Context) context.Context {
 			return roundtrips.With(ctx, roundtrips.New("heartbeat ratelimit"))
 		},
 	})
 
 	// The surface.
-	s.handler = api.New(api.Dependencies{
+	s.handler, err = api.New(api.Dependencies{
 		Trending:              s.trending,
 		Reconcile:             s.reconcile,
 		Limiter:               s.limiter,
@@ -87,6 +88,7 @@ func build(ctx context.Context, c config) (*service, error) {
 		Runs:                  c.RateLimit.policy("runs", c.RateLimit.RunsLimit, c.RateLimit.RunsWindow),
 		Tokens:                identity.New(c.Tokens.Secret),
 		TrustedProxies:        c.TrustedProxies,
+		TrustedHops:           c.TrustedHops,
 		DefaultStrategy:       c.Trending.Strategy,
 		ReconcileStrategy:     c.Reconcile.Strategy,
 		AllowStrategyOverride: c.AllowStrategyOverride,
@@ -95,6 +97,9 @@ func build(ctx context.Context, c config) (*service, error) {
 		Replica:               c.ReplicaID,
 		RequestTimeout:        c.RequestTimeout,
 	})
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
 	return s, nil
 }
 

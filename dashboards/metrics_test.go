@@ -79,6 +79,7 @@ var (
 		{ratelimit.MetricReplicas, "{replica}", gauge},
 		{ratelimit.MetricBudget, "s", gauge},
 		{ratelimit.MetricBreaker, "{state}", gauge},
+		{ratelimit.MetricReduced, "{capability}", gauge},
 		{api.MetricRoundTrips, "{round_trip}", histogram},
 		{telemetry.StoreRoundTrips, "{round_trip}", counter},
 		{telemetry.TelemetrySpans, "{span}", counter},

@@ -2,9 +2,7 @@ package api
 
 import (
 	"errors"
-	"maps"
 	"net/http"
-	"slices"
 
 	"github.com/labstack/echo/v4"
 
@@ -12,23 +10,56 @@ import (
 	"nervous/app/ratelimit"
 )
 
-// limits says by which policies each route is limited, and lets nothing through that they do not hold. What is no route
+// limits says by which policies each route is limited, and admits only what they hold. A path or method without a route
 // (404, 405) is limited too: only exempt makes an exception.
 type limits struct {
 	limiter       *ratelimit.Limiter
-	overall       ratelimit.Policy
+	strategy      ratelimit.Strategy // as configured
 	allowOverride bool
 
-	// free are the routes without a limit, and more has the second policy of those that have one. Both are complete
-	// before the first request.
-	free map[route]bool
-	more map[route]ratelimit.Policy
+	// overall limits every route, and runs in addition those of also; it is nil if there is no such limit.
+	overall, runs policyByStrategy
+
+	// free are the routes without a limit, and more those with the second policy. Both are complete before the first
+	// request.
+	free, more map[route]bool
 }
+
+// policyByStrategy is one policy, compiled for each strategy that a caller may choose.
+type policyByStrategy map[ratelimit.Strategy]*ratelimit.CompiledPolicy
 
 type route struct{ method, path string }
 
-// cost is what a request spends of each policy, whatever it asks for. To make some dearer, let it depend on the route;
-// it must not be more than a policy's limit.
+// newLimits compiles the policies. The error lists every fault in them.
+func newLimits(d Dependencies) (limits, error) {
+	l := limits{
+		limiter: d.Limiter, allowOverride: d.AllowStrategyOverride, free: map[route]bool{}, more: map[route]bool{},
+	}
+	var inOverall, inRuns error
+	l.overall, l.strategy, inOverall = compile(d.Limiter, d.Overall)
+	if d.Runs.Limit > 0 {
+		l.runs, _, inRuns = compile(d.Limiter, d.Runs)
+	}
+	return l, errors.Join(inOverall, inRuns)
+}
+
+// compile returns the policy by every strategy, and the strategy that it has itself.
+func compile(l *ratelimit.Limiter, p ratelimit.Policy) (policyByStrategy, ratelimit.Strategy, error) {
+	configured, err := l.Policy(p)
+	if err != nil {
+		return nil, "", err
+	}
+	all := policyByStrategy{}
+	for _, p.Strategy = range ratelimit.Strategies() {
+		if all[p.Strategy], err = l.Policy(p); err != nil {
+			return nil, "", err
+		}
+	}
+	return all, configured.Settings().Strategy, nil
+}
+
+// cost is what a request spends of each policy, whatever it asks for. It may depend on the route, and must not be more
+// than a policy's limit.
 const cost = 1
 
 // exempt takes the limits off routes.
@@ -38,39 +69,36 @@ func (l limits) exempt(routes ...*echo.Route) {
 	}
 }
 
-// also limits a route by a second policy, in the same check. A policy without a limit is none.
-func (l limits) also(p ratelimit.Policy, r *echo.Route) {
-	if p.Limit > 0 {
-		l.more[route{r.Method, r.Path}] = p
-	}
-}
+// alsoRuns limits a route by the policy of runs too, in the same check.
+func (l limits) alsoRuns(r *echo.Route) { l.more[route{r.Method, r.Path}] = true }
 
-func (l limits) policiesOf(c echo.Context) []ratelimit.Policy {
-	asked := route{c.Request().Method, c.Path()}
-	if l.free[asked] {
+// policiesOf returns what a route is limited by, counted by the strategy; "off" is none.
+func (l limits) policiesOf(asked route, by ratelimit.Strategy) []*ratelimit.CompiledPolicy {
+	switch {
+	case by == off:
 		return nil
+	case l.more[asked] && l.runs != nil:
+		return []*ratelimit.CompiledPolicy{l.overall[by], l.runs[by]}
 	}
-	if p, ok := l.more[asked]; ok {
-		return []ratelimit.Policy{l.overall, p}
-	}
-	return []ratelimit.Policy{l.overall}
+	return []*ratelimit.CompiledPolicy{l.overall[by]}
 }
 
-// admit is the middleware. Everything that is wrong with a request comes after its count, so that no fault is a way
-// around the limit.
+// admit is the middleware. A faulty request is refused only after it was counted, so that no fault is a way around the
+// limit.
 func (l limits) admit(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		policies := l.policiesOf(c)
-		if len(policies) == 0 {
+		asked := route{c.Request().Method, c.Path()}
+		if l.free[asked] {
 			return next(c)
 		}
 		who := callerOf(c)
-		policies, notChosen := l.choose(c.Request().Header.Get(strategyHeader), policies)
+		by, notChosen := l.choose(c.Request().Header.Get(strategyHeader))
+		policies := l.policiesOf(asked, by)
 		decision, err := l.limiter.Check(c.Request().Context(), who.name, cost, policies...)
 		if err != nil {
 			return err
 		}
-		if len(decision.Verdicts) > 0 { // none if the caller chose not to be limited
+		if len(decision.Verdicts) > 0 { // none if the caller chose no limit
 			c.Set(limitSourceKey, decision.Source)
 			describeLimits(c.Response().Header(), decision.Verdicts)
 		}
@@ -86,7 +114,7 @@ func (l limits) admit(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// deniedError is a request that is one too many.
+// deniedError is a request that a limit does not hold.
 type deniedError struct{ ratelimit.Decision }
 
 func (deniedError) Error() string { return "a rate limit was reached" }
@@ -97,8 +125,8 @@ const (
 	reducedCapacity = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
 )
 
-// problem names the policies that refused. Where one of them is closed for want of Redis, it is our fault, not the
-// caller's.
+// problem names the policies that refused. Where one of them refuses because Redis does not answer, it is the service's
+// fault and not the caller's.
 func (d deniedError) problem() problem {
 	p := problem{
 		Type: quotaExceeded, Status: http.StatusTooManyRequests, Title: "Limit reached",
@@ -124,7 +152,10 @@ func (l limits) reset(c echo.Context) error {
 	if errors.Is(who.refusal, identity.ErrInvalid) {
 		return who.refusal
 	}
-	policies := slices.AppendSeq([]ratelimit.Policy{l.overall}, maps.Values(l.more))
+	policies := []*ratelimit.CompiledPolicy{l.overall[l.strategy]}
+	if l.runs != nil {
+		policies = append(policies, l.runs[l.strategy])
+	}
 	if err := l.limiter.Reset(c.Request().Context(), who.name, policies...); err != nil {
 		return problem{
 			Status: http.StatusServiceUnavailable, Title: "Not reset", retryAfterSeconds: 1,

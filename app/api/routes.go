@@ -45,8 +45,10 @@ type Dependencies struct {
 	// Tokens says who calls.
 	Tokens identity.Tokens
 
-	// TrustedProxies are the networks that are believed about where a request comes from.
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For is read, and TrustedHops how many proxies a
+	// request passes at most; 0 does not limit them.
 	TrustedProxies []netip.Prefix
+	TrustedHops    int
 
 	// DefaultStrategy and ReconcileStrategy are used where the caller does not choose, or may not.
 	DefaultStrategy   trending.Strategy
@@ -69,15 +71,15 @@ type Dependencies struct {
 	RequestTimeout time.Duration
 }
 
-// New returns the handler of the whole surface.
-func New(d Dependencies) http.Handler {
+// New returns the handler of the whole surface. The error lists the faults of the policies.
+func New(d Dependencies) (http.Handler, error) {
+	limits, err := newLimits(d)
+	if err != nil {
+		return nil, err
+	}
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
-	e.IPExtractor = addressBehind(d.TrustedProxies)
-	limits := limits{
-		limiter: d.Limiter, overall: d.Overall, allowOverride: d.AllowStrategyOverride,
-		free: map[route]bool{}, more: map[route]ratelimit.Policy{},
-	}
+	e.IPExtractor = addressBehind(d.TrustedProxies, d.TrustedHops)
 
 	e.Use(
 		// First: it names the route on the request that otelhttp holds. Once a later middleware has replaced the request,
@@ -118,7 +120,7 @@ func New(d Dependencies) http.Handler {
 	payments := reconcileHandler{d.Reconcile, d.ReconcileStrategy, d.AllowStrategyOverride}
 	mayReconcile := requireScope("reconcile")
 	e.POST("/payments/:id/settled", payments.settled)
-	limits.also(d.Runs, e.POST("/reconcile", payments.start, mayReconcile))
+	limits.alsoRuns(e.POST("/reconcile", payments.start, mayReconcile))
 	e.GET("/reconcile/:id", payments.show)
 	e.DELETE("/reconcile/:id", payments.cancel, mayReconcile)
 	if d.AllowStrategyOverride {
@@ -135,5 +137,5 @@ func New(d Dependencies) http.Handler {
 	// X-Forwarded-For says; the last to set an attribute wins.
 	anonymous := trace.WithAttributes(
 		attribute.String("client.address", ""), attribute.String("network.peer.address", ""))
-	return otelhttp.NewHandler(e, "http.server", otelhttp.WithFilter(notAProbe), otelhttp.WithSpanOptions(anonymous))
+	return otelhttp.NewHandler(e, "http.server", otelhttp.WithFilter(notAProbe), otelhttp.WithSpanOptions(anonymous)), nil
 }

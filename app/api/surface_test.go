@@ -79,7 +79,8 @@ func newSurface(t testing.TB, demo bool, changes ...func(*api.Dependencies, redi
 	for _, change := range changes {
 		change(&d, rdb)
 	}
-	s.handler = api.New(d)
+	s.handler, err = api.New(d)
+	require.NoError(t, err)
 	h := httptest.NewServer(s.handler)
 	t.Cleanup(h.Close)
 	s.url = h.URL

@@ -6,19 +6,24 @@
 // are read before a load and after it, in a moment in which neither server counted anything, so that the numbers belong
 // together. What is left between them is a call that was made past the instrumentation.
 //
-// Two things are no such calls and are told apart by name. Commands that scripts call are counted by Redis like any
-// other; MONITOR says which those were. And some commands are only ever sent by probes, exporters and this audit.
+// Three things are no such calls and are told apart. Commands that scripts call are counted by Redis like any other;
+// MONITOR says which those were. So it does for what Sentinels and Redis's own replicas send, whose connections CLIENT
+// LIST names. And some commands are only ever sent by probes, exporters and this audit.
+//
+// Of a Cluster the counts of all masters are added up. A redirected command is two spans, and two counted calls: the
+// node that answers MOVED or ASK counts it as rejected. Of a replica only what it rejected and what sets up connections
+// is counted, because all else came from its master. With Sentinel the current master is asked.
 //
 // How it fails: whatever else uses the same Redis, or the same database in the same role, is a difference, because no
-// server can tell who called. A replica that is not asked, or that starts anew within the window, would be one too; the
-// latter is an error. On a service that is never quiet for some milliseconds there is no moment to read in, which is an
-// error as well. MONITOR shows every command's arguments to this process, which keeps only the names, and it costs
-// Redis time: it is for a demonstration or a test, not for a busy server.
+// server can tell who called. A replica that is not asked is one too. A replica that starts anew within the window is
+// an error, and so is a Redis that restarted, failed over or changed its role (ErrCountsLost): its counts are gone,
+// and no number is better than a wrong one. On a service that is never quiet for some milliseconds there is no moment
+// to read in, which is an error as well. MONITOR shows every command's arguments to this process, which keeps only the
+// names and the senders, and it costs Redis time: it is for a demonstration or a test, not for a busy server.
 package audit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -60,7 +65,6 @@ func Run(ctx context.Context, o Options, load func(context.Context) error) (Repo
 type auditor struct {
 	patience time.Duration
 	servers  *servers
-	monitor  *monitor
 	replicas replicas
 }
 
@@ -69,23 +73,16 @@ func open(ctx context.Context, o Options) (*auditor, error) {
 	if err != nil {
 		return nil, err
 	}
-	monitor, err := startMonitor(ctx, servers.redis.Options())
-	if err != nil {
-		return nil, errors.Join(err, servers.close())
-	}
-	return &auditor{o.Patience, servers, monitor, o.Replicas}, nil
+	return &auditor{o.Patience, servers, o.Replicas}, nil
 }
 
-func (a *auditor) close() {
-	a.monitor.close()
-	_ = a.servers.close() // everything was read
-}
+func (a *auditor) close() { _ = a.servers.close() } // everything was read
 
 // moment is a state of all the books that belongs together.
 type moment struct {
-	counted   counted
-	inScripts map[string]int64 // what the monitor has seen in scripts up to then
-	ledgers   []telemetry.Ledger
+	counted counted
+	told    told // what the monitors have seen up to then
+	ledgers []telemetry.Ledger
 }
 
 // quietMoment reads all books in a moment in which nothing was counted and no span ended.
@@ -108,11 +105,14 @@ func (a *auditor) quietMoment(ctx context.Context) (moment, error) {
 
 // look reads all books, and whether nothing happened meanwhile.
 func (a *auditor) look(ctx context.Context) (m moment, quiet bool, err error) {
+	if err := a.servers.same(ctx); err != nil {
+		return m, false, err
+	}
 	if m.counted, err = a.servers.count(ctx); err != nil {
 		return m, false, err
 	}
-	// A mark in the monitor's stream. In a quiet moment it does not matter where exactly it lies.
-	if m.inScripts, err = a.monitor.upTo(ctx, a.servers.redis); err != nil {
+	// A mark in the monitors' streams. In a quiet moment it does not matter where exactly it lies.
+	if m.told, err = a.servers.watched(ctx); err != nil {
 		return m, false, err
 	}
 	first, err := a.replicas.ledgers(ctx)

@@ -18,8 +18,8 @@ type Report struct {
 	// Redis is by command, Postgres by statement.
 	Redis    []Row `json:"redis"`
 	Postgres []Row `json:"postgres"`
-	// Aside are Redis's commands that only probes, exporters and the audit send; AsideStatements are those of other
-	// roles, and the audit's.
+	// Aside are Redis's commands that only probes, exporters, Sentinels, Redis's own replicas and the audit send;
+	// AsideStatements are those of other roles, and the audit's.
 	Aside           map[string]int64 `json:"aside"`
 	AsideStatements int64            `json:"aside_statements"`
 	// RoundTrips are all replicas' together.
@@ -80,9 +80,16 @@ func compare(before, after moment) (Report, error) {
 		return Report{}, err
 	}
 	spans, wire := since(was.redis, is.redis), since(was.wire, is.wire)
-	server, inScripts := since(before.counted.commands, after.counted.commands), since(before.inScripts, after.inScripts)
+	inScripts, elsewhere := since(before.told.inScripts, after.told.inScripts),
+		since(before.told.elsewhere, after.told.elsewhere)
+	for name := range onlyOthersSend { // which is aside already, whoever sent it
+		delete(elsewhere, name)
+	}
+	server := without(since(before.counted.commands, after.counted.commands), elsewhere)
+	aside := since(before.counted.aside, after.counted.aside)
+	addAll(aside, elsewhere)
 	r := Report{
-		Aside:           since(before.counted.aside, after.counted.aside),
+		Aside:           aside,
 		AsideStatements: after.counted.others - before.counted.others,
 		RoundTrips:      map[roundtrips.Store]telemetry.RoundTrips{},
 		SpansEnded:      is.ended - was.ended,
@@ -189,7 +196,7 @@ func (r Report) Print(out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "\nOnly by probes, exporters and this audit: %s; %d statements\n%s\n",
+	_, err := fmt.Fprintf(out, "\nOnly by probes, exporters, other servers and this audit: %s; %d statements\n%s\n",
 		list(r.Aside), r.AsideStatements, r.verdict())
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -17,23 +18,64 @@ import (
 type backend struct {
 	nodes   []*servicetest.RedisServer
 	cluster *servicetest.Cluster
+	// certificate verifies a server that speaks TLS; else empty.
+	certificate string
+	// through are the proxies by which clients reach the nodes unless a test puts its own in between.
+	through map[string]string
+}
+
+// onEachLink runs a test over each backend, over TLS, and over a Redis that is 10 ms away.
+func onEachLink(t *testing.T, test func(t *testing.T, b backend)) {
+	t.Helper()
+	onEachBackend(t, test)
+	t.Run("tls", func(t *testing.T) {
+		t.Parallel()
+		server := servicetest.RedisTLS(t)
+		b := backend{nodes: []*servicetest.RedisServer{server}, certificate: server.CAFile()}
+		b.loadScripts(t)
+		test(t, b)
+	})
+	t.Run("far", func(t *testing.T) {
+		t.Parallel()
+		b := oneRedis(t)
+		through, proxies := b.proxies(t)
+		for _, proxy := range proxies {
+			proxy.Delay(10 * time.Millisecond)
+		}
+		b.through = through
+		test(t, b)
+	})
 }
 
 // onEachBackend runs a test over both.
 func onEachBackend(t *testing.T, test func(t *testing.T, b backend)) {
 	t.Helper()
+	onEachBackendCold(t, func(t *testing.T, b backend) {
+		t.Helper()
+		b.loadScripts(t)
+		test(t, b)
+	})
+}
+
+// onEachBackendCold runs a test over servers that have not seen the scripts.
+func onEachBackendCold(t *testing.T, test func(t *testing.T, b backend)) {
+	t.Helper()
 	t.Parallel()
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
-		test(t, oneRedis(t))
+		test(t, backend{nodes: []*servicetest.RedisServer{servicetest.Redis(t)}})
 	})
 	t.Run("cluster", func(t *testing.T) {
 		t.Parallel()
 		cluster := servicetest.RedisCluster(t)
-		b := backend{cluster.Nodes, cluster}
-		b.loadScripts(t)
-		test(t, b)
+		test(t, backend{nodes: cluster.Nodes, cluster: cluster})
 	})
+}
+
+func oneCluster(t *testing.T) backend {
+	t.Helper()
+	cluster := servicetest.RedisCluster(t)
+	return backend{nodes: cluster.Nodes, cluster: cluster}
 }
 
 func oneRedis(t *testing.T) backend {

@@ -35,7 +35,7 @@
 //
 // # Failures
 //
-// Redis fails or refuses: after five failures in a row the circuit breaker opens for a second. Meanwhile each process
+// Redis fails or refuses: after five failures in a row the circuit breaker (on a Cluster, the master's) opens for a second. Meanwhile each process
 // serves its local copies as stale, if it keeps any, and else computes for itself, one fill a key and a few in all at a
 // time, and stores nothing (result bypass). The lease is lost during a fill (a pause longer than the lease, an eviction, a
 // flush): a second fill may run, but the guards of the commit keep the order. A fill fails, panics or overruns its
@@ -93,7 +93,7 @@ type Cache[V any] struct {
 	clock        serverClock
 	tel          *instruments
 	wakeups      wakeups
-	breaker      breaker
+	breaker      *breaker
 	reduced      reduced
 	taken        taken
 	bulkhead     chan struct{}
@@ -144,11 +144,12 @@ func New[V any](rdb redis.UniversalClient, options Options[V]) *Cache[V] {
 		copies: map[string]localCopy[V]{}, reads: map[string]*localRead{}, evicted: c.uncover,
 	}
 	if cluster, ok := rdb.(*redis.ClusterClient); ok {
+		c.breaker.onCluster(cluster)
 		c.shards = &shards{
 			cluster: cluster, limit: options.LocalSize, forget: c.local.forget, hear: c.hear,
 			publish: func(ctx context.Context, channel string) { c.heartbeat(ctx, rdb.SPublish, channel) },
 			refused: func(err error) { c.reduced.set(c.life, capabilitySubscribe, err != nil, err) },
-			byNode:  map[string]*shardFeed{}, byChannel: map[string]*shardChannel{},
+			byNode:  map[string]*shardFeed{}, uncovered: map[string]string{}, byChannel: map[string]*shardChannel{},
 		}
 	}
 	tel.observeWaiters(c.waiters)
@@ -278,6 +279,7 @@ func (c *Cache[V]) refreshEarly(ctx context.Context, key string, seen *entry[V])
 		addLink(span, linkHolder, reply.holder.span)
 		if err == nil && reply.status == leaseAcquired {
 			_, err = c.fill(ctx, key, l, causeEarly)
+			c.local.forget(key)
 		}
 		recordError(span, err)
 	})
@@ -289,7 +291,7 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 	// Before as well as after: a request of this process that comes in between must not keep what it reads.
 	c.forget(key)
 	defer c.forget(key)
-	err := c.breaker.do(ctx, func() error { return c.bury(ctx, key) })
+	err := c.bury(ctx, key)
 	if err != nil {
 		return fmt.Errorf("cache %s: delete: %w", c.options.Name, err)
 	}
@@ -299,7 +301,11 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 
 // bury leaves a tombstone in every version. It stays longer than every fill of that version that began before it.
 func (c *Cache[V]) bury(ctx context.Context, key string) error {
-	versions, err := c.versions(ctx)
+	var versions []version
+	err := c.breaker.do(ctx, c.names.versions, func() (err error) {
+		versions, err = c.versions(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -310,12 +316,14 @@ func (c *Cache[V]) bury(ctx context.Context, key string) error {
 		keys = append(keys, n.valueKey(key), n.leaseKey(key))
 		stay = append(stay, v.memory.Milliseconds())
 	}
-	refused, err := c.publishing(ctx, deleteScript, keys, wasDeleted, key, stay...).Int64()
-	if err != nil {
-		return err
-	}
-	c.published(ctx, refused)
-	return nil
+	return c.breaker.do(ctx, c.names.valueKey(key), func() error {
+		refused, err := c.publishing(ctx, deleteScript, keys, wasDeleted, key, stay...).Int64()
+		if err != nil {
+			return err
+		}
+		c.published(ctx, refused)
+		return nil
+	})
 }
 
 // forget drops what this process has of the key: its copy, and the flight that may bring what was deleted, so that

@@ -349,5 +349,10 @@ func TestReadThroughStampedes(t *testing.T) {
 
 func eventually(t *testing.T, condition func() bool) {
 	t.Helper()
-	require.Eventually(t, condition, 20*time.Second, 5*time.Millisecond)
+	eventuallyWithin(t, 20*time.Second, condition)
+}
+
+func eventuallyWithin(t *testing.T, patience time.Duration, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, patience, 5*time.Millisecond)
 }

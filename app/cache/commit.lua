@@ -3,7 +3,7 @@
 -- ARGV  1 channel  2 shard channel  3 message  4 the caller's lease value  5 its token, raw
 --       6 created-at of the new value, microseconds  7 how long Redis keeps it, ms  8 header and value
 --       9 maximum age of a fill, ms
--- Returns {status, 1 if a PUBLISH was refused}. Status: 'committed', or 'lost' when another replica holds the lease, or
+-- Returns {status, refused}. Status: 'committed', or 'lost' when another replica holds the lease, or
 -- something newer is stored or may have been stored.
 local stored = redis.call('GET', KEYS[1])
 local holder = redis.call('GET', KEYS[2])
@@ -11,7 +11,7 @@ local mine, created = holder == ARGV[4], tonumber(ARGV[6])
 
 if stored and #stored >= 42 and string.sub(stored, 27, 42) == ARGV[5] then
   if mine then redis.call('DEL', KEYS[2]) end
-  return {'committed', 0} -- already: the reply of the first call was lost
+  return {'committed', refused} -- already: the reply of the first call was lost
 end
 
 local time = redis.call('TIME')

@@ -2,7 +2,7 @@
 -- waiters of fills that cannot commit any more. For every version of the value.
 -- KEYS  value, lease of each version
 -- ARGV  1 channel  2 shard channel  3 message  4... how long the tombstone of each version stays, ms
--- Returns 1 if a PUBLISH was refused, else 0.
+-- Returns refused.
 local time = redis.call('TIME')
 local tombstone = string.char(1) .. 'T' .. struct.pack('>I8', time[1] * 1000000 + time[2])
 for i = 1, #KEYS, 2 do

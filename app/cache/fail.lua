@@ -3,9 +3,9 @@
 -- KEYS  lease
 -- ARGV  1 channel  2 shard channel  3 message  4 the caller's lease value
 --       5 the cooldown's (!|traceparent|replica), or '' for none  6 its length, ms
--- Returns 1 if a PUBLISH was refused, else 0. A lease that is not the caller's stays as it is.
+-- Returns refused. A lease that is not the caller's stays as it is.
 if redis.call('GET', KEYS[1]) ~= ARGV[4] then
-  return 0
+  return refused
 end
 if ARGV[5] == '' then
   redis.call('DEL', KEYS[1])

@@ -20,7 +20,7 @@ const (
 )
 
 func (c *Cache[V]) message(what, key string) string {
-	return what + " " + escape(c.options.Version) + " " + key
+	return what + " " + c.names.version + " " + key
 }
 
 // hear acts on a message.
@@ -30,7 +30,7 @@ func (c *Cache[V]) hear(message string) {
 	switch {
 	case what == wasDeleted:
 		c.forget(key)
-	case what == heartbeat || version != escape(c.options.Version):
+	case what == heartbeat || version != c.names.version:
 		return
 	case what == wasFilled:
 		c.local.forget(key)
@@ -58,7 +58,7 @@ const (
 	pingEvery = 3 * time.Second
 	// resubscribeAfter is the pause after a subscription has failed, and refusedRetry after Redis has refused it.
 	resubscribeAfter = 100 * time.Millisecond
-	refusedRetry     = 30 * time.Second
+	refusedRetry     = 10 * time.Second
 )
 
 var programStart = time.Now()

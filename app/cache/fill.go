@@ -52,7 +52,8 @@ func (c *Cache[V]) fill(ctx context.Context, key string, l lease, why cause) (fi
 		recordError(span, err)
 		return fillResult[V]{}, errors.Join(err, c.giveUp(ctx, key, l))
 	}
-	committed, err := c.commit(ctx, key, l, encoded, filled.freshUntil.Sub(l.grantedAt)+staleFor)
+	// Not cancelled by Shutdown: a commit that is not sent leaves the lease behind. The client's time-outs bound it.
+	committed, err := c.commit(context.WithoutCancel(ctx), key, l, encoded, filled.freshUntil.Sub(l.grantedAt)+staleFor)
 	if !committed {
 		// A value that could not be stored is still a value for the requests that wait for this flight.
 		c.tel.filled(ctx, why, "lost", took)

@@ -99,6 +99,9 @@ func (c *Cache[V]) join(ctx context.Context, key string, after int64, why cause)
 		ctx, stop := c.alive(ctx)
 		defer stop()
 		f.outcome = c.fly(ctx, key, f, after, why)
+		if f.outcome.stored {
+			c.local.forget(key) // what is older must not be served after this, whenever the message arrives
+		}
 		c.mu.Lock()
 		if flights[key] == f {
 			delete(flights, key)

@@ -17,6 +17,8 @@ import (
 // Only the tag is hashed to a slot, so a Cluster keeps all versions of a key and their leases on one node.
 type names struct {
 	value, lease, channel, versions string
+	// version is the one in messages, which separate it by a space.
+	version string
 }
 
 func newNames(namespace, name, version string) names {
@@ -26,6 +28,7 @@ func newNames(namespace, name, version string) names {
 		lease:    namespace + ":lease:" + name + ":" + version + ":",
 		channel:  namespace + ":cache:" + name,
 		versions: namespace + ":versions:" + name,
+		version:  strings.ReplaceAll(version, " ", "%20"),
 	}
 }
 

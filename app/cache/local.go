@@ -42,7 +42,10 @@ func (l *local[V]) begin(key string, f *feed) *localRead {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.reads[key]
-	if r == nil {
+	if r == nil || r.feed != f {
+		if r != nil {
+			r.spoiled = true // else overlapping reads without end would keep the key from being covered
+		}
 		r = &localRead{feed: f}
 		l.reads[key] = r
 	}

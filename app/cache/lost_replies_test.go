@@ -13,7 +13,10 @@ import (
 func TestAReplyThatIsLost(t *testing.T) {
 	for _, after := range []string{"cache.lease", "cache.commit"} {
 		t.Run("after "+after, func(t *testing.T) {
-			onEachBackend(t, func(t *testing.T, b backend) {
+			onEachLink(t, func(t *testing.T, b backend) {
+				if b.certificate != "" {
+					b = oneRedis(t) // a proxy cannot find the command in what is encrypted
+				}
 				through, proxies := b.proxies(t)
 				far := startProcess(t, b, settings{Through: through, Lease: time.Hour})
 				other := startProcess(t, b, settings{Lease: time.Hour})

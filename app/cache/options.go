@@ -13,7 +13,7 @@ import (
 )
 
 // Options fixes what a cache holds and how it behaves. Name and Load are required. Every other zero value stands for the
-// default that its comment states. Durations are at least a millisecond.
+// default that its comment states. Durations are from a millisecond to ten years.
 type Options[V any] struct {
 	// Name identifies this cache in Redis and in telemetry (the `cache` attribute). Caches of the same namespace and name
 	// on other replicas are the same cache.
@@ -126,6 +126,9 @@ func (o Options[V]) withDefaults() Options[V] {
 	return o
 }
 
+// longest bounds durations, so that no sum of some wraps around.
+const longest = 10 * 365 * 24 * time.Hour
+
 // faults says which options cannot work, with their values.
 func (o Options[V]) faults() (faults []string) {
 	unless := func(ok bool, format string, args ...any) {
@@ -142,8 +145,8 @@ func (o Options[V]) faults() (faults []string) {
 		{"TTL", o.TTL}, {"StaleFor", o.StaleFor}, {"Lease", o.Lease}, {"LoadTimeout", o.LoadTimeout},
 		{"NegativeTTL", o.NegativeTTL}, {"LocalTTL", o.LocalTTL}, {"Cooldown", o.Cooldown},
 	} {
-		unless(d.value == 0 || d.value >= time.Millisecond,
-			"%s is %s and must be at least 1ms, or 0 for the default", d.name, d.value)
+		unless(d.value == 0 || d.value >= time.Millisecond && d.value <= longest,
+			"%s is %s and must be from 1ms to %s, or 0 for the default", d.name, d.value, longest)
 	}
 	unless(o.SoftTimeout <= 0 || o.SoftTimeout >= time.Millisecond,
 		"SoftTimeout is %s and must be at least 1ms, 0 for the default, or negative for no wait", o.SoftTimeout)

@@ -3,6 +3,8 @@ package cache_test
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,10 +36,16 @@ type settings struct {
 	Replica string
 	Redis   []string
 	Cluster bool
+	// Certificate is the file that verifies Redis, if it speaks TLS.
+	Certificate string
 	// Client is how Redis knows this replica's connections.
 	Client string
+	// User and Password are the ACL user's; empty for the default user.
+	User, Password string
 	// Through maps the address of a Redis node to that of the proxy by which this replica reaches it.
 	Through map[string]string
+	// dialed wraps the connections of a client within the test.
+	dialed func(net.Conn) net.Conn
 
 	TTL, StaleFor, SoftTimeout, Lease, LoadTimeout, Cooldown, NegativeTTL, LocalTTL time.Duration
 	// RedisTimeout is the budget of one command. It is generous, unless the test says otherwise: a machine that is busy
@@ -60,17 +68,44 @@ const redisTimeout = 250 * time.Millisecond
 
 func (s settings) client() redis.UniversalClient {
 	dialer, timeout := net.Dialer{Timeout: time.Second}, cmp.Or(s.RedisTimeout, 5*time.Second)
-	return redis.NewUniversalClient(&redis.UniversalOptions{
-		Addrs: s.Redis, IsClusterMode: s.Cluster, ClientName: s.Client,
+	options := &redis.UniversalOptions{
+		Addrs: s.Redis, IsClusterMode: s.Cluster, ClientName: s.Client, Username: s.User, Password: s.Password,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		ReadTimeout: timeout, WriteTimeout: timeout, PoolSize: 50,
 		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
 			if proxy, ok := s.Through[address]; ok {
 				address = proxy
 			}
-			return dialer.DialContext(ctx, network, address)
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err == nil && s.dialed != nil {
+				conn = s.dialed(conn)
+			}
+			return conn, err
 		},
-	})
+	}
+	if s.Certificate != "" {
+		certificate, err := os.ReadFile(s.Certificate)
+		if err != nil {
+			panic(err)
+		}
+		roots, inner := x509.NewCertPool(), options.Dialer
+		roots.AppendCertsFromPEM(certificate)
+		config := &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
+		options.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) { // go-redis leaves it to a dialer
+			conn, err := inner(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			ctx, cancel := context.WithTimeout(ctx, dialer.Timeout)
+			defer cancel()
+			secure := tls.Client(conn, config)
+			if err := secure.HandshakeContext(ctx); err != nil {
+				return nil, errors.Join(err, conn.Close())
+			}
+			return secure, nil
+		}
+	}
+	return redis.NewUniversalClient(options)
 }
 
 // newService is a small service around one cache.

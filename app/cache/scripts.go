@@ -51,7 +51,8 @@ func Scripts() map[string]*redis.Script {
 	}
 }
 
-// LoadScripts is for a client's OnConnect: it loads the scripts in one round-trip.
+// LoadScripts is for a client's OnConnect: it loads the scripts in one round-trip. A refusal is no error: a script that
+// the server does not know is sent when it is needed.
 func LoadScripts(ctx context.Context, conn *redis.Conn) error {
 	_, err := conn.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for _, lua := range []string{
@@ -62,7 +63,7 @@ func LoadScripts(ctx context.Context, conn *redis.Conn) error {
 		}
 		return nil
 	})
-	if err != nil {
+	if lostReply(err) {
 		return fmt.Errorf("load scripts: %w", err)
 	}
 	return nil
@@ -89,8 +90,11 @@ func (c *Cache[V]) publishing(
 	return c.run(ctx, script, keys, append([]any{c.names.channel, shard, c.message(what, key)}, args...)...)
 }
 
-// published notes whether the PUBLISH at the end of a script was refused.
+// published notes whether the PUBLISH at the end of a script was refused: 1 or 0, or -1 if there was none.
 func (c *Cache[V]) published(ctx context.Context, refused int64) {
+	if refused < 0 {
+		return
+	}
 	c.reduced.set(ctx, capabilityPublish, refused != 0, errors.New("a script may not PUBLISH"))
 }
 

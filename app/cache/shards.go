@@ -27,8 +27,9 @@ type shards struct {
 	ctx       context.Context // of Run; nil while it does not run
 	byNode    map[string]*shardFeed
 	byChannel map[string]*shardChannel
-	// uncovered are the keys of feeds that ended. Their copies are kept for an outage, until a new feed is confirmed.
-	uncovered []string
+	// uncovered are the channels of feeds that ended, and their keys. Their copies are kept for an outage, until a new feed
+	// of the key's master is confirmed.
+	uncovered map[string]string
 	pausedTo  time.Time // no new subscriptions before this
 }
 
@@ -37,6 +38,7 @@ type shardFeed struct {
 	*feed
 	address      string
 	subscription *redis.PubSub
+	ctx          context.Context
 	end          context.CancelFunc
 	channels     map[string]bool
 }
@@ -89,29 +91,17 @@ func (s *shards) subscribe(ctx context.Context, channel string) {
 		s.pausedTo = time.Now().Add(resubscribeAfter)
 		return
 	}
-	f := s.at(ctx, master.Options().Addr, channel)
-	if f.subscription.SSubscribe(ctx, channel) != nil {
+	f, isNew := s.at(ctx, master.Options().Addr, channel)
+	if f.subscription.SSubscribe(f.ctx, channel) != nil {
 		f.end() // later reads cover its keys again
 	}
-}
-
-// at returns the feed from a master, a new one if there is none, with the channel added to it.
-func (s *shards) at(ctx context.Context, address, channel string) *shardFeed {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f := s.byNode[address]; f != nil {
-		f.channels[channel] = true
-		return f
+	if !isNew {
+		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	f := &shardFeed{
-		feed: newFeed(), address: address, subscription: s.cluster.SSubscribe(ctx), end: cancel,
-		channels: map[string]bool{channel: true},
-	}
-	s.byNode[address] = f
-	go s.follow(ctx, f)
-	go f.beat(ctx, func(ctx context.Context) {
-		if f.silence() > 2*trustFor { // the master has changed, and the old one does not say so
+	// Not before: a subscription without a channel connects to any node.
+	go s.follow(f)
+	go f.beat(f.ctx, func(ctx context.Context) {
+		if f.confirmed.Load() && f.silence() > 2*trustFor { // the master has changed, and the old one does not say so
 			f.end()
 			return
 		}
@@ -119,13 +109,28 @@ func (s *shards) at(ctx context.Context, address, channel string) *shardFeed {
 			s.publish(ctx, channel)
 		}
 	})
-	return f
+}
+
+// at returns the feed from a master, a new one if there is none, with the channel added to it.
+func (s *shards) at(ctx context.Context, address, channel string) (f *shardFeed, isNew bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.byNode[address]; f != nil {
+		f.channels[channel] = true
+		return f, false
+	}
+	f = &shardFeed{
+		feed: newFeed(), address: address, subscription: s.cluster.SSubscribe(ctx), channels: map[string]bool{channel: true},
+	}
+	f.ctx, f.end = context.WithCancel(ctx)
+	s.byNode[address] = f
+	return f, true
 }
 
 // follow listens on a subscription until it fails. Then its keys are not covered any more.
-func (s *shards) follow(ctx context.Context, f *shardFeed) {
+func (s *shards) follow(f *shardFeed) {
 	defer f.end()
-	err := f.follow(ctx, f.subscription, func(m any) {
+	err := f.follow(f.ctx, f.subscription, func(m any) {
 		switch m := m.(type) {
 		case *redis.Subscription:
 			if m.Kind == "ssubscribe" {
@@ -154,7 +159,7 @@ func (s *shards) follow(ctx context.Context, f *shardFeed) {
 			continue
 		}
 		if known.feed == f {
-			s.uncovered = append(s.uncovered, known.key)
+			s.uncovered[channel] = known.key
 		}
 		delete(s.byChannel, channel)
 	}
@@ -164,21 +169,38 @@ func (s *shards) follow(ctx context.Context, f *shardFeed) {
 // confirmed is told of each subscription that a master has confirmed.
 func (s *shards) confirmed(f *shardFeed, channel string) {
 	s.mu.Lock()
-	uncovered := s.uncovered
-	s.uncovered = nil
 	known := s.byChannel[channel]
-	if known != nil {
-		uncovered = append(uncovered, known.key)
+	forgotten := s.servedBy(f)
+	if known == nil {
+		delete(f.channels, channel)
 	}
 	s.mu.Unlock()
-	for _, key := range uncovered {
+	if known == nil { // dropped meanwhile
+		s.unsubscribe(f, channel)
+		return
+	}
+	for _, key := range append(forgotten, known.key) {
 		s.forget(key) // messages about it may have been missed
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.byChannel[channel] == known && known != nil && f.channels[channel] {
+	if s.byChannel[channel] == known && f.channels[channel] {
 		known.feed = f
 	}
+}
+
+// servedBy removes and returns the uncovered keys that are the feed's master's now. Those of a master that is away keep
+// their copies.
+func (s *shards) servedBy(f *shardFeed) (keys []string) {
+	for channel, key := range s.uncovered {
+		master, err := s.cluster.MasterForKey(f.ctx, channel) // from the client's memory
+		if err == nil && master.Options().Addr != f.address {
+			continue
+		}
+		delete(s.uncovered, channel)
+		keys = append(keys, key)
+	}
+	return keys
 }
 
 // drop ends the subscription to a channel and forgets the copy of its key.
@@ -192,11 +214,17 @@ func (s *shards) drop(channel string) {
 		delete(from.channels, channel)
 	}
 	s.mu.Unlock()
-	if from != nil && from.subscription.SUnsubscribe(context.Background(), channel) != nil { // its write time-out bounds it
-		from.end()
+	if from != nil {
+		s.unsubscribe(from, channel)
 	}
 	if known != nil {
 		s.forget(known.key)
+	}
+}
+
+func (s *shards) unsubscribe(f *shardFeed, channel string) {
+	if f.subscription.SUnsubscribe(context.Background(), channel) != nil { // its write time-out bounds it
+		f.end()
 	}
 }
 

@@ -3,39 +3,68 @@ package ratelimit_test
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"net"
+	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/stretchr/testify/require"
 
 	"nervous/app/ratelimit"
 	"nervous/app/servicetest"
 )
 
-// backend is what replicas share: one Redis, or a Cluster of three masters.
+// backend is what replicas share: one Redis, directly or over TLS or at a distance, or a Cluster of three masters.
 type backend struct {
 	nodes   []*servicetest.RedisServer
 	cluster *servicetest.Cluster
+	// caFile verifies the server, where it speaks TLS only.
+	caFile string
+	// delay is how far away it is: how long each answer takes longer.
+	delay   time.Duration
+	through map[string]string
 }
 
-// onEachBackend runs a test over both.
-func onEachBackend(t *testing.T, test func(t *testing.T, b backend)) {
+// backends start what each test of a fault or of a promise runs over.
+var backends = map[string]func(testing.TB) backend{
+	"redis": oneRedis,
+	"tls": func(t testing.TB) backend {
+		server := servicetest.RedisTLS(t)
+		return backend{nodes: []*servicetest.RedisServer{server}, caFile: server.CAFile()}
+	},
+	"10 ms away": func(t testing.TB) backend {
+		b := backend{nodes: []*servicetest.RedisServer{servicetest.Redis(t)}, delay: 10 * time.Millisecond}
+		n, _ := b.proxies(t)
+		b.through = n.Through
+		return b
+	},
+	"cluster": func(t testing.TB) backend {
+		cluster := servicetest.RedisCluster(t)
+		return backend{nodes: cluster.Nodes, cluster: cluster}
+	},
+}
+
+// onEachBackend runs a test over all of them, but for those that it cannot work over.
+func onEachBackend(t *testing.T, test func(t *testing.T, b backend), without ...string) {
 	t.Helper()
 	t.Parallel()
-	t.Run("redis", func(t *testing.T) {
-		t.Parallel()
-		test(t, oneRedis(t))
-	})
-	t.Run("cluster", func(t *testing.T) {
-		t.Parallel()
-		cluster := servicetest.RedisCluster(t)
-		b := backend{cluster.Nodes, cluster}
-		b.loadScripts(t)
-		test(t, b)
-	})
+	for name, start := range backends {
+		if slices.Contains(without, name) {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t)
+			b.loadScripts(t)
+			test(t, b)
+		})
+	}
 }
 
 func oneRedis(t testing.TB) backend {
@@ -59,12 +88,13 @@ func (b backend) loadScripts(t testing.TB) {
 type network struct {
 	Redis   []string
 	Cluster bool
+	CAFile  string
 	// Through maps the address of a node to that of the proxy by which this replica reaches it.
 	Through map[string]string
 }
 
 func (b backend) network() network {
-	n := network{Cluster: b.cluster != nil}
+	n := network{Cluster: b.cluster != nil, CAFile: b.caFile, Through: b.through}
 	for _, node := range b.nodes {
 		n.Redis = append(n.Redis, node.Addr())
 	}
@@ -76,15 +106,33 @@ func (b backend) network() network {
 const timeout = 20 * time.Second
 
 func (n network) client() redis.UniversalClient {
-	dialer := net.Dialer{Timeout: timeout}
-	return redis.NewUniversalClient(&redis.UniversalOptions{
+	return redis.NewUniversalClient(n.options())
+}
+
+func (n network) options() *redis.UniversalOptions {
+	return &redis.UniversalOptions{
 		Addrs: n.Redis, IsClusterMode: n.Cluster,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		DialTimeout: timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolSize: 40,
-		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dialer.DialContext(ctx, network, cmp.Or(n.Through[address], address))
-		},
-	})
+		DisableIdentity: true, MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		Dialer: n.dial,
+	}
+}
+
+func (n network) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: timeout}
+	address = cmp.Or(n.Through[address], address)
+	if n.CAFile == "" {
+		return dialer.DialContext(ctx, network, address)
+	}
+	pem, err := os.ReadFile(n.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	secure := tls.Dialer{NetDialer: dialer, Config: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
+	return secure.DialContext(ctx, network, address)
 }
 
 // limiter is a replica's in this process.
@@ -103,12 +151,13 @@ func (n network) limiter(t testing.TB, o ratelimit.Options) *ratelimit.Limiter {
 }
 
 // proxies puts a proxy before each node.
-func (b backend) proxies(t *testing.T) (n network, byNode map[*servicetest.RedisServer]*servicetest.Proxy) {
+func (b backend) proxies(t testing.TB) (n network, byNode map[*servicetest.RedisServer]*servicetest.Proxy) {
 	t.Helper()
 	n = b.network()
 	n.Through, byNode = map[string]string{}, map[*servicetest.RedisServer]*servicetest.Proxy{}
 	for _, node := range b.nodes {
 		byNode[node] = servicetest.NewProxy(t, node.Addr())
+		byNode[node].Delay(b.delay)
 		n.Through[node.Addr()] = byNode[node].Addr()
 	}
 	return n, byNode
@@ -180,12 +229,28 @@ var (
 
 const caller = "user:42"
 
-// check is one of whom nothing is expected but an answer.
+// compile returns the policies as checks take them.
+func compile(t testing.TB, l *ratelimit.Limiter, p ...ratelimit.Policy) (compiled []*ratelimit.CompiledPolicy) {
+	t.Helper()
+	for _, p := range p {
+		c, err := l.Policy(p)
+		require.NoError(t, err)
+		compiled = append(compiled, c)
+	}
+	return compiled
+}
+
+// check is a check of which nothing is expected but an answer.
 func check(t testing.TB, l *ratelimit.Limiter, who string, cost int64, p ...ratelimit.Policy) ratelimit.Decision {
 	t.Helper()
-	d, err := l.Check(t.Context(), who, cost, p...)
+	d, err := l.Check(t.Context(), who, cost, compile(t, l, p...)...)
 	require.NoError(t, err)
 	return d
+}
+
+func reset(t testing.TB, l *ratelimit.Limiter, who string, p ...ratelimit.Policy) {
+	t.Helper()
+	require.NoError(t, l.Reset(t.Context(), who, compile(t, l, p...)...))
 }
 
 // spend spends a caller's units one by one, which must be admitted.

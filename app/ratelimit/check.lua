@@ -1,8 +1,8 @@
 -- KEYS: what a caller has spent, one a policy. ARGV: the time in µs, or 0 for this server's; the cost; and then, for
 -- each policy: strategy, limit, window in µs.
 -- Spends the cost from every policy, or from none. Returns three numbers a policy: the µs until it would admit the cost,
--- 0 if it does now; the units that remain; the µs until they are more. It is `decide` of decide.go over again, in as few
--- calls and tables as it takes, because every request pays for them. A denial writes nothing.
+-- 0 if it does now; the units that remain; the µs until they are more. It does what `decide` of decide.go does, in few
+-- calls and tables, because every request pays for them. A denial writes nothing.
 --
 -- exact: a list of when each unit was spent, newest first.
 -- fixed_window: a hash of a window's number, counted from the clock's zero, and of what was spent in it.
@@ -11,6 +11,9 @@ if now == 0 then
   local time = call('TIME')
   now = time[1] * 1e6 + time[2]
 end
+
+-- unpack takes up to about 8,000 values.
+local CHUNK = 1000
 
 -- tostring would keep fourteen digits of a number of this size.
 local function digits(number)
@@ -26,11 +29,48 @@ end
 -- The clock was set back: so is the log.
 local function setBack(key, by, window)
   local log = call('LRANGE', key, 0, -1)
+  for i, spent in ipairs(log) do
+    log[i] = digits(spent - by)
+  end
   call('DEL', key)
-  for _, spent in ipairs(log) do
-    call('RPUSH', key, digits(spent - by))
+  for first = 1, #log, CHUNK do
+    call('RPUSH', key, unpack(log, first, math.min(first + CHUNK - 1, #log)))
   end
   keep(key, window)
+end
+
+-- Returns the length of the log.
+local function spend(key)
+  local unit = digits(now)
+  if cost == 1 then
+    return call('LPUSH', key, unit)
+  end
+  local units, length, left = {}, 0, cost
+  for i = 1, math.min(cost, CHUNK) do
+    units[i] = unit
+  end
+  while left > 0 do
+    length = call('LPUSH', key, unpack(units, 1, math.min(left, CHUNK)))
+    left = left - CHUNK
+  end
+  return length
+end
+
+-- Returns how many units of the log still count, and how long the oldest of them does. They are the newest ones, so
+-- that it probes from the oldest in steps of 1, 1, 2, 4 and so on, and then bisects.
+local function counting(key, length, window)
+  local live, expired, step, found, left = 0, length, 1, false, 0
+  while live < expired do
+    local probe = math.max(live, expired - step)
+    local lasts = call('LINDEX', key, probe) + window - now
+    if lasts > 0 then
+      live, left, found = probe + 1, lasts, true
+    else
+      expired = probe
+    end
+    step = found and math.max(1, math.floor((expired - live) / 2)) or length - expired
+  end
+  return live, left
 end
 
 local function spentInWindow(key, window)
@@ -60,23 +100,13 @@ local verdicts = {}
 for i, key in ipairs(KEYS) do
   local limit, window, used, left = tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2]), 0, 0
   if ARGV[3 * i] == 'exact' then
+    local length = admitted and spend(key) or call('LLEN', key)
+    used, left = counting(key, length, window)
     if admitted then
-      for _ = 1, cost do
-        used = call('LPUSH', key, digits(now))
+      if used < length then
+        call('LTRIM', key, 0, used - 1)
       end
       keep(key, window)
-    else
-      used = call('LLEN', key)
-    end
-    while used > 0 do
-      left = call('LINDEX', key, used - 1) + window - now
-      if left > 0 then
-        break
-      end
-      if admitted then
-        call('RPOP', key) -- it no longer counts
-      end
-      used, left = used - 1, 0
     end
     if used > limit then -- the limit was lowered, so more than one must end
       left = call('LINDEX', key, limit - 1) + window - now

@@ -2,104 +2,110 @@ package ratelimit
 
 import "time"
 
+// run is a number of units that were spent at the same time, in µs.
+type run struct{ at, units int64 }
+
 // spent is what one caller has spent of one policy. The zero value is nothing.
 type spent struct {
-	// log is when each unit was spent, newest first, in µs. It is the state of Exact.
-	log []int64
+	// log is when units were spent, oldest first. It is the state of Exact. units is their sum.
+	log   []run
+	units int64
 
 	// window is the number of a window since the clock's zero, and count what was spent in it: the state of FixedWindow.
 	window, count int64
 }
 
-// decide says what each policy holds of a cost at a time in µs, and returns what has been spent afterwards: the cost
-// from every policy, or from none.
+// decide says what each policy holds of a cost at a time in µs, and spends the cost from every state, or from none.
 //
-// It is the specification of the limiter, what check.lua does in Redis, and what decides while Redis is away. It takes
-// the time and the state as arguments, so that both can be held to the same cases.
+// It is the specification of the limiter: check.lua does the same in Redis, and this function decides while Redis is
+// not available. It takes the time and the state as arguments, so that both can be held to the same cases.
 //
-// For Exact, a unit that is spent at a time t counts before t + window and not from then on. A cost is admitted if with
-// it no more than the limit count, so no interval [t, t + window) ever holds more; and it is denied only if with it
-// more would.
-func decide(now, cost int64, policies []Policy, before []spent) (verdicts []Verdict, after []spent) {
+// The algorithm of Exact is the sliding log: a unit that is spent at a time t counts before t + window and not from
+// then on. A cost is admitted if and only if with it no more than the limit count, so no interval [t, t + window) ever
+// holds more.
+func decide(now, cost int64, policies []Policy, states []*spent) []Verdict {
+	verdicts := make([]Verdict, len(policies))
 	admitted := true
-	var counting []spent
 	for i, p := range policies {
-		moved := before[i].setBack(now)
-		s := moved.at(now, p)
-		v := Verdict{Policy: p}
-		if s.used()+cost > p.Limit {
-			v.Wait, admitted = s.untilOnly(p.Limit-cost, now, p), false
+		s := states[i]
+		s.setBack(now)
+		verdicts[i].Policy = p
+		if expired, used := s.counting(now, p); used+cost > p.Limit {
+			verdicts[i].Wait, admitted = s.untilOnly(p.Limit-cost, expired, used, now, p), false
 		}
-		verdicts, counting, after = append(verdicts, v), append(counting, s), append(after, moved)
 	}
 	for i, p := range policies {
-		s := counting[i]
+		s := states[i]
 		if admitted {
-			s = s.and(cost, now, p)
-			after[i] = s
+			s.spend(cost, now, p)
 		}
-		verdicts[i].Remaining = max(0, p.Limit-s.used())
-		if s.used() > 0 {
-			verdicts[i].Reset = s.untilOnly(min(s.used(), p.Limit)-1, now, p)
+		expired, used := s.counting(now, p)
+		verdicts[i].Remaining = max(0, p.Limit-used)
+		if used > 0 {
+			verdicts[i].Reset = s.untilOnly(min(used, p.Limit)-1, expired, used, now, p)
 		}
 	}
-	return verdicts, after
+	return verdicts
 }
 
-// setBack returns it by a clock that shows that time.
-//
-// If the clock was set back, the log goes back with it, so that its newest entry is now. Each entry then seems younger
-// than it is, by at most the size of the step: never is more admitted than without the step, and nobody waits longer
-// than a window for it, however large it was. Of a clock that was set forward nothing can be known: the entries seem
-// older than they are, and up to the limit is admitted once more.
-func (s spent) setBack(now int64) spent {
-	if len(s.log) == 0 || s.log[0] <= now {
-		return s
+// setBack corrects the state if the clock shows a time before the newest entry: all entries are moved back by the same
+// step, so that the newest is now. Each then seems younger than it is, by at most the step: no more is admitted than
+// without the step, and no caller waits longer than a window because of it. A clock that was set forward cannot be
+// detected: the entries seem older than they are, and up to the limit is admitted once more.
+func (s *spent) setBack(now int64) {
+	if len(s.log) == 0 {
+		return
 	}
-	log := make([]int64, len(s.log))
-	for i, t := range s.log {
-		log[i] = t - (s.log[0] - now)
+	step := s.log[len(s.log)-1].at - now
+	if step <= 0 {
+		return
 	}
-	return spent{log: log}
+	for i := range s.log {
+		s.log[i].at -= step
+	}
 }
 
-// at returns what of it counts at that time.
-func (s spent) at(now int64, p Policy) spent {
+// counting returns how many runs have expired and how many units still count. It changes nothing.
+func (s *spent) counting(now int64, p Policy) (expired int, used int64) {
 	if p.Strategy == FixedWindow {
-		if current := now / p.Window.Microseconds(); s.window != current {
-			return spent{window: current}
+		if s.window != now/p.Window.Microseconds() {
+			return 0, 0
 		}
-		return s
+		return 0, s.count
 	}
-	log := s.log
-	for len(log) > 0 && log[len(log)-1] <= now-p.Window.Microseconds() {
-		log = log[:len(log)-1]
+	used = s.units
+	for expired < len(s.log) && s.log[expired].at <= now-p.Window.Microseconds() {
+		used -= s.log[expired].units
+		expired++
 	}
-	return spent{log: log}
+	return expired, used
 }
 
-// used is how many units of it there are.
-func (s spent) used() int64 { return int64(len(s.log)) + s.count }
-
-// and returns it with a cost that is spent now.
-func (s spent) and(cost, now int64, p Policy) spent {
+// spend adds a cost that is spent now, and drops what has expired.
+func (s *spent) spend(cost, now int64, p Policy) {
+	expired, used := s.counting(now, p)
 	if p.Strategy == FixedWindow {
-		s.count += cost
-		return s
+		s.window, s.count = now/p.Window.Microseconds(), used+cost
+		return
 	}
-	log := make([]int64, cost, int(cost)+len(s.log))
-	for i := range log {
-		log[i] = now
+	s.log, s.units = s.log[expired:], used+cost
+	if last := len(s.log) - 1; last >= 0 && s.log[last].at == now {
+		s.log[last].units += cost
+		return
 	}
-	return spent{log: append(log, s.log...)}
+	s.log = append(s.log, run{now, cost})
 }
 
-// untilOnly returns how long until only so many units of it still count.
-func (s spent) untilOnly(left, now int64, p Policy) time.Duration {
+// untilOnly returns how long until only so many of the used units still count.
+func (s *spent) untilOnly(left int64, expired int, used, now int64, p Policy) time.Duration {
 	window := p.Window.Microseconds()
 	end := (s.window + 1) * window
 	if p.Strategy != FixedWindow {
-		end = s.log[left] + window
+		i := expired
+		for used -= s.log[i].units; used > left; used -= s.log[i].units {
+			i++
+		}
+		end = s.log[i].at + window
 	}
 	return time.Duration(end-now) * time.Microsecond
 }

@@ -47,11 +47,19 @@ const s = time.Second
 func one(remaining int64, wait, reset time.Duration) []says { return []says{{remaining, wait, reset}} }
 
 var (
-	three = ratelimit.Policy{Name: "overall", Limit: 3, Window: time.Minute, Strategy: ratelimit.Exact}
-	five  = ratelimit.Policy{Name: "overall", Limit: 5, Window: time.Minute, Strategy: ratelimit.Exact}
-	quick = ratelimit.Policy{Name: "runs", Limit: 2, Window: 10 * s, Strategy: ratelimit.Exact}
-	fixed = ratelimit.Policy{Name: "overall", Limit: 3, Window: time.Minute, Strategy: ratelimit.FixedWindow}
+	three = exactly("overall", 3, time.Minute)
+	five  = exactly("overall", 5, time.Minute)
+	quick = exactly("runs", 2, 10*s)
+	fixed = ratelimit.Policy{
+		Name: "overall", Limit: 3, Window: time.Minute, Strategy: ratelimit.FixedWindow, Fallback: ratelimit.Local,
+	}
 )
+
+func exactly(name string, limit int64, window time.Duration) ratelimit.Policy {
+	return ratelimit.Policy{
+		Name: name, Limit: limit, Window: window, Strategy: ratelimit.Exact, Fallback: ratelimit.Local,
+	}
+}
 
 // The table that the specification and the script are both held to.
 var cases = []struct {
@@ -163,7 +171,7 @@ var cases = []struct {
 		{at: 70 * s, cost: 1, want: one(2, 0, 50*s)},
 	}},
 	{"strategies side by side", []ratelimit.Policy{
-		fixed, {Name: "runs", Limit: 4, Window: time.Minute, Strategy: ratelimit.Exact},
+		fixed, exactly("runs", 4, time.Minute),
 	}, []step{
 		{at: 59 * s, cost: 3, want: []says{{0, 0, 1 * s}, {1, 0, 60 * s}}},
 		{at: 60 * s, cost: 2, want: []says{{3, 0, 0}, {1, 59 * s, 59 * s}}},

@@ -56,9 +56,17 @@ func (d Decision) deciding() Verdict {
 	if len(d.Verdicts) == 0 {
 		return Verdict{} // no policy was asked
 	}
-	return slices.MaxFunc(d.Verdicts, func(a, b Verdict) int {
-		return cmp.Or(cmp.Compare(a.Wait, b.Wait), cmp.Compare(b.Remaining, a.Remaining))
-	})
+	return d.Verdicts[d.decidingIndex()]
+}
+
+func (d Decision) decidingIndex() int {
+	first := 0
+	for i, v := range d.Verdicts {
+		if best := d.Verdicts[first]; cmp.Or(cmp.Compare(v.Wait, best.Wait), cmp.Compare(best.Remaining, v.Remaining)) > 0 {
+			first = i
+		}
+	}
+	return first
 }
 
 // after is the same decision so much later.

@@ -2,33 +2,40 @@ package ratelimit
 
 import (
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// denials remembers what Redis has denied for as long as it surely still would: nothing but time makes room, and a
-// Reset. So a caller who goes on and on costs no round-trip. What the other policies had left is remembered as it was
-// then, and may have been spent since.
+// unheardFor is how long a denial is remembered while the subscription to resets is refused: for so long a Reset by
+// another replica may go unheard.
+const unheardFor = time.Second
+
+// denials remembers what Redis has denied for as long as Redis surely denies it: only time makes room, and a Reset. So
+// a caller that repeats its request costs no round-trip. What the other policies had left is remembered as it was then,
+// and may have been spent since.
 type denials struct {
 	mu    sync.Mutex
 	known *simplelru.LRU[denialKey, *denial]
 	// epoch counts what was forgotten. A denial that was asked for before the last Reset must not be kept after it.
 	epoch uint64
+	// deaf says that resets by other replicas are not heard.
+	deaf atomic.Bool
 }
 
-// denialKey has all that a denial depends on: another cost, or another set of policies, might be admitted.
+// denialKey stands for all that a denial depends on: another cost, or another set of policies, might be admitted. The
+// policies are a hash, so recall compares them too.
 type denialKey struct {
 	caller   string
 	cost     int64
-	policies string
+	policies uint64
 }
 
 type denial struct {
 	Decision
-	// answered is when the reply had come, from where its times count.
+	// answered is when the reply was here; its times count from then.
 	answered time.Time
 	// until is the last moment at which Redis surely still denies. It counts from before the question was sent, because
 	// Redis decided at some time after that.
@@ -45,12 +52,12 @@ func newDenials(size int) *denials {
 	return &denials{known: known}
 }
 
-func (q question) denialKey() denialKey {
-	names := make([]string, 0, 2)
-	for _, p := range q.policies {
-		names = append(names, p.Name, string(p.Strategy))
+func keyOf(caller string, cost int64, policies []*CompiledPolicy) denialKey {
+	var id uint64
+	for _, p := range policies {
+		id = id*1_099_511_628_211 ^ p.id
 	}
-	return denialKey{q.caller, q.cost, strings.Join(names, " ")}
+	return denialKey{caller, cost, id}
 }
 
 // current returns the epoch, to be handed to remember with what is asked from here on.
@@ -61,21 +68,29 @@ func (m *denials) current() uint64 {
 }
 
 func (m *denials) remember(q question, d Decision, asked, answered time.Time, epoch uint64) {
+	lasts := d.Wait()
+	if m.deaf.Load() {
+		lasts = min(lasts, unheardFor)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if epoch == m.epoch {
-		m.known.Add(q.denialKey(), &denial{Decision: d, answered: answered, until: asked.Add(d.Wait()), times: 1})
+		m.known.Add(keyOf(q.caller, q.cost, q.policies),
+			&denial{Decision: d, answered: answered, until: asked.Add(lasts), times: 1})
 	}
 }
 
-// recall returns the decision if it is a denial that still holds.
-func (m *denials) recall(q question, now time.Time) (Decision, bool) {
-	key := q.denialKey()
+// recall returns the decision if it is a denial that still holds. Of what it is given it keeps nothing, so that the
+// slice of policies can stay on its caller's stack.
+func (m *denials) recall(caller string, cost int64, policies []*CompiledPolicy, now time.Time) (Decision, bool) {
+	key := keyOf(caller, cost, policies)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d, known := m.known.Get(key)
-	if !known || !slices.EqualFunc(d.Verdicts, q.policies, func(v Verdict, p Policy) bool { return v.Policy == p }) {
-		return Decision{}, false // by other limits it might be admitted
+	if !known || !slices.EqualFunc(d.Verdicts, policies, func(v Verdict, p *CompiledPolicy) bool {
+		return v.Policy == p.settings // by other limits it might be admitted
+	}) {
+		return Decision{}, false
 	}
 	if !now.Before(d.until) {
 		m.known.Remove(key)

@@ -16,9 +16,12 @@ import (
 func Example() {
 	ctx := context.Background()
 	limiter := ratelimit.New(server(), ratelimit.Options{Replica: "one"})
-	// A service would have `limiter.Run(ctx)` go on, in every replica.
+	// A service runs limiter.Run(ctx) beside it, in every replica.
 
-	policy := ratelimit.Policy{Name: "overall", Limit: 3, Window: time.Minute}
+	policy, err := limiter.Policy(ratelimit.Policy{Name: "overall", Limit: 3, Window: time.Minute})
+	if err != nil {
+		panic(err)
+	}
 	for range 4 {
 		d, err := limiter.Check(ctx, "user:42", 1, policy)
 		fmt.Println(d.Allowed, d.Verdicts[0].Remaining, d.Wait().Round(time.Minute), err)
@@ -37,8 +40,14 @@ func ExampleLimiter_Check_severalPolicies() {
 	ctx := context.Background()
 	limiter := ratelimit.New(server(), ratelimit.Options{Replica: "one"})
 
-	overall := ratelimit.Policy{Name: "overall", Limit: 100, Window: time.Minute}
-	reports := ratelimit.Policy{Name: "reports", Limit: 10, Window: time.Hour}
+	overall, err := limiter.Policy(ratelimit.Policy{Name: "overall", Limit: 100, Window: time.Minute})
+	if err != nil {
+		panic(err)
+	}
+	reports, err := limiter.Policy(ratelimit.Policy{Name: "reports", Limit: 10, Window: time.Hour})
+	if err != nil {
+		panic(err)
+	}
 	for range 2 {
 		d, err := limiter.Check(ctx, "user:43", 8, overall, reports)
 		fmt.Println(d.Allowed, d.Verdicts[0].Remaining, d.Verdicts[1].Remaining, err)

@@ -27,13 +27,14 @@ func TestWhatCallersCostRedis(t *testing.T) {
 		return bytes
 	}
 	spend(t, l, "the first", 1, p)
+	compiled := compile(t, l, p)[0]
 	before := used()
 	var spenders sync.WaitGroup
 	for worker := range 8 {
 		spenders.Go(func() {
 			for i := worker; i < callers; i += 8 {
 				// All at once here: how many bytes a unit takes does not depend on when it was spent.
-				d, err := l.Check(t.Context(), fmt.Sprint("user:", i), limit, p)
+				d, err := l.Check(t.Context(), fmt.Sprint("user:", i), limit, compiled)
 				if err != nil || !d.Allowed {
 					t.Errorf("%+v, %v", d, err)
 				}

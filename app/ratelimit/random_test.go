@@ -113,7 +113,7 @@ func randomPolicies(random *rand.Rand) (policies []ratelimit.Policy) {
 			Name: fmt.Sprintf("policy-%d", i), Limit: 1 + random.Int64N(12),
 			// Some of them do not divide a second.
 			Window:   []time.Duration{time.Millisecond, 7 * time.Second, time.Minute, time.Hour}[random.IntN(4)],
-			Strategy: ratelimit.Strategies()[random.IntN(2)],
+			Strategy: ratelimit.Strategies()[random.IntN(2)], Fallback: ratelimit.Local,
 		})
 	}
 	return policies

@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,7 +60,7 @@ func TestWhateverBefallsRedis(t *testing.T) {
 				node, _ := b.keeper(t)
 				eventually(t, func() bool { // it is connected
 					d := check(t, l, caller, 1, overall)
-					require.NoError(t, l.Reset(t.Context(), caller, overall))
+					reset(t, l, caller, overall)
 					return !d.Degraded
 				})
 				fault.begin(t, node, proxies[node])
@@ -177,20 +178,21 @@ func TestACallerWhoLeaves(t *testing.T) {
 	b := oneRedis(t)
 	l := b.limiter(t, ratelimit.Options{})
 	spend(t, l, caller, 1, overall)
+	compiled := compile(t, l, overall)[0]
 	require.NoError(t, b.nodes[0].Pause())
 	var callers sync.WaitGroup
 	for range 30 {
 		callers.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), budget)
 			defer cancel()
-			d, err := l.Check(ctx, caller, 1, overall)
+			d, err := l.Check(ctx, caller, 1, compiled)
 			assert.ErrorIs(t, err, context.DeadlineExceeded, "%+v", d)
 		})
 	}
 	callers.Wait()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := l.Check(ctx, caller, 1, overall)
+	_, err := l.Check(ctx, caller, 1, compiled)
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, b.nodes[0].Resume())
 	require.Equal(t, ratelimit.FromRedis, check(t, l, "user:43", 1, overall).Source, "the breaker has not opened")
@@ -201,10 +203,10 @@ func TestTheBreakerSparesWhoeverComesNext(t *testing.T) {
 	b := oneRedis(t)
 	client := b.network().client()
 	t.Cleanup(func() { _ = client.Close() })
-	asked := 0
+	var asked atomic.Int64
 	client.AddHook(afterEach{func(cmd redis.Cmder) {
 		if cmd.Name() == "evalsha" {
-			asked++
+			asked.Add(1)
 		}
 	}})
 	l := ratelimit.New(client, ratelimit.Options{Replica: "one", Budget: budget})
@@ -214,9 +216,10 @@ func TestTheBreakerSparesWhoeverComesNext(t *testing.T) {
 		require.True(t, check(t, l, caller, 1, overall).Degraded)
 	}
 	rests := int(time.Since(began) / ratelimit.BreakerRest)
-	require.GreaterOrEqual(t, asked, ratelimit.BreakerTrips)
-	require.LessOrEqual(t, asked, ratelimit.BreakerTrips+rests)
 	require.NoError(t, b.nodes[0].Resume())
+	eventually(t, func() bool { return l.Late() == 0 })
+	require.GreaterOrEqual(t, int(asked.Load()), ratelimit.BreakerTrips)
+	require.LessOrEqual(t, int(asked.Load()), ratelimit.BreakerTrips+rests)
 	eventually(t, func() bool { return !check(t, l, "user:43", 1, overall).Degraded })
 }
 
@@ -250,7 +253,7 @@ func TestLostReplies(t *testing.T) {
 			require.Equal(t, int(p.Limit)-lost, admitted)
 		}
 		require.Equal(t, p.Limit, rdb.LLen(t.Context(), ratelimit.Key(caller, p)).Val())
-	})
+	}, "tls") // the proxy cannot tell which reply to lose
 }
 
 // What Redis forgets can be spent once more, and no more than once.
@@ -262,7 +265,7 @@ func TestRedisForgets(t *testing.T) {
 			func() error { return rdb.FlushAll(t.Context()).Err() },
 			func() error { return rdb.Del(t.Context(), ratelimit.Key(caller, overall)).Err() },
 		} {
-			require.NoError(t, l.Reset(t.Context(), caller, overall))
+			reset(t, l, caller, overall)
 			spend(t, l, caller, overall.Limit, overall)
 			require.NoError(t, forget())
 			spend(t, l, caller, overall.Limit, overall)

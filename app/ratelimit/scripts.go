@@ -2,12 +2,9 @@ package ratelimit
 
 import (
 	"context"
-	"crypto/sha256"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -36,7 +33,8 @@ func Scripts() map[string]*redis.Script {
 }
 
 // LoadScripts is for a client's OnConnect: it gives the server the scripts in one round-trip, so that no check has to
-// send one whole.
+// send one whole. A refusal by the server is not an error, because a script that the server does not have is sent
+// whole: a user without the permission to load scripts still has a working connection.
 func LoadScripts(ctx context.Context, conn *redis.Conn) error {
 	_, err := conn.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for _, lua := range []string{checkLua, heartbeatLua, resetLua} {
@@ -44,44 +42,21 @@ func LoadScripts(ctx context.Context, conn *redis.Conn) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("load scripts: %w", err)
+	if refusal := redis.Error(nil); err != nil && !errors.As(err, &refusal) {
+		return fmt.Errorf("rate limit: load scripts: %w", err)
 	}
 	return nil
 }
 
-const (
-	replicasKey   = "ratelimit:replicas"
-	resetsChannel = "ratelimit:resets"
-)
-
-// key is where Redis keeps what a caller has spent of the policy. The caller is the hash tag, so that a Cluster keeps
-// all of its policies together.
-func (p Policy) key(caller string) string {
-	return "ratelimit:{" + caller + "}:" + p.Name + ":" + string(p.Strategy)
-}
-
-// tagBytes bounds a caller's name in Redis and in memory.
-const tagBytes = 64
-
-// tag returns the caller as a hash tag. A name that is long, empty, or would end the tag too early is hashed.
-func tag(caller string) string {
-	if caller != "" && len(caller) <= tagBytes && !strings.ContainsAny(caller, "{}") {
-		return caller
-	}
-	hash := sha256.Sum256([]byte(caller))
-	return "sha256:" + hex.EncodeToString(hash[:]) // longer than any name that is not hashed
-}
-
-var errNoVerdict = errors.New("redis answered something else than verdicts")
+var errNoVerdict = errors.New("rate limit: Redis answered with something else than verdicts")
 
 // runCheck asks Redis, in one round-trip.
 func (l *Limiter) runCheck(ctx context.Context, q question) (Decision, error) {
 	keys := make([]string, len(q.policies))
 	args := append(make([]any, 0, 2+3*len(q.policies)), l.fixedTime(), q.cost)
 	for i, p := range q.policies {
-		keys[i] = p.key(q.caller)
-		args = append(args, string(p.Strategy), p.Limit, p.Window.Microseconds())
+		keys[i] = l.names.spent(q.caller, p.suffix)
+		args = append(args, p.args[:]...)
 	}
 	reply, err := checkScript.Run(ctx, l.rdb, keys, args...).Int64Slice()
 	if err != nil {
@@ -93,7 +68,8 @@ func (l *Limiter) runCheck(ctx context.Context, q question) (Decision, error) {
 	d := Decision{Allowed: true, Source: FromRedis, Verdicts: make([]Verdict, len(q.policies))}
 	for i, p := range q.policies {
 		d.Verdicts[i] = Verdict{
-			Policy: p, Wait: microseconds(reply[3*i]), Remaining: reply[3*i+1], Reset: microseconds(reply[3*i+2]),
+			Policy: p.settings,
+			Wait:   microseconds(reply[3*i]), Remaining: reply[3*i+1], Reset: microseconds(reply[3*i+2]),
 		}
 		d.Allowed = d.Allowed && d.Verdicts[i].Wait == 0
 	}

@@ -47,6 +47,17 @@ func newService(s settings, seen *replica.Telemetry) any {
 // service is what the test can ask of a replica; net/rpc prescribes the form of its methods.
 type service struct{ limiter *ratelimit.Limiter }
 
+func (s *service) compile(policies []ratelimit.Policy) (compiled []*ratelimit.CompiledPolicy) {
+	for _, p := range policies {
+		c, err := s.limiter.Policy(p)
+		if err != nil {
+			panic(err) // a fault of the test
+		}
+		compiled = append(compiled, c)
+	}
+	return compiled
+}
+
 // Ask is one check.
 type Ask struct {
 	Caller   string
@@ -56,13 +67,13 @@ type Ask struct {
 
 // Check answers with the decision.
 func (s *service) Check(a Ask, d *ratelimit.Decision) (err error) {
-	*d, err = s.limiter.Check(context.Background(), a.Caller, a.Cost, a.Policies...)
+	*d, err = s.limiter.Check(context.Background(), a.Caller, a.Cost, s.compile(a.Policies)...)
 	return err
 }
 
 // Reset forgets a caller.
 func (s *service) Reset(a Ask, _ *struct{}) error {
-	return s.limiter.Reset(context.Background(), a.Caller, a.Policies...)
+	return s.limiter.Reset(context.Background(), a.Caller, s.compile(a.Policies)...)
 }
 
 // Burst is a number of clients who all spend a unit after the other of the same caller's, as fast as they can, from one
@@ -84,6 +95,7 @@ type Spent struct {
 
 // Spend answers when the burst is over.
 func (s *service) Spend(b Burst, all *Spent) error {
+	policies := s.compile(b.Policies)
 	var mu sync.Mutex
 	var clients sync.WaitGroup
 	for range b.Clients {
@@ -91,7 +103,7 @@ func (s *service) Spend(b Burst, all *Spent) error {
 			for wait := time.Until(time.Unix(0, b.From)); time.Now().Add(wait).UnixNano() < b.Until; {
 				<-time.After(wait)
 				sent := time.Now()
-				d, err := s.limiter.Check(context.Background(), b.Caller, b.Cost, b.Policies...)
+				d, err := s.limiter.Check(context.Background(), b.Caller, b.Cost, policies...)
 				received := time.Now()
 				if err != nil {
 					panic(err) // nobody ends the context

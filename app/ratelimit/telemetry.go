@@ -32,6 +32,9 @@ const (
 	MetricReplicas = "ratelimit.replicas"
 	// MetricBudget is how long Redis may take for a check, in seconds.
 	MetricBudget = "ratelimit.budget"
+	// MetricReduced is 1 while Redis refuses a capability and the limiter works without it, by capability (publish,
+	// subscribe) {capability}.
+	MetricReduced = "ratelimit.reduced"
 	// MetricBreaker is the state of the breaker in front of Redis: 0 closed, 1 half open, 2 open {state}.
 	MetricBreaker = "ratelimit.breaker.state"
 )
@@ -62,10 +65,8 @@ type instruments struct {
 	denials   metric.Int64ObservableGauge
 	replicas  metric.Int64ObservableGauge
 	budget    metric.Float64ObservableGauge
+	reduced   metric.Int64ObservableGauge
 	breaker   metric.Int64Gauge
-
-	// byOutcome has the attribute sets, made once for each outcome, because every request of a service is counted.
-	byOutcome sync.Map // of outcome to metric.MeasurementOption
 
 	mu sync.Mutex
 	// limits are the policies that were seen, and most is the most that a caller had spent of each.
@@ -77,13 +78,6 @@ type instruments struct {
 type counted struct {
 	policy   string
 	strategy Strategy
-}
-
-// outcome is what a verdict, or without a policy a check, is counted by.
-type outcome struct {
-	counted
-	result string
-	source Source
 }
 
 func newInstruments(tracers trace.TracerProvider, meters metric.MeterProvider) *instruments {
@@ -108,20 +102,29 @@ func newInstruments(tracers trace.TracerProvider, meters metric.MeterProvider) *
 		metric.WithDescription("Replicas that were alive when this one last heard."))
 	t.budget, _ = meter.Float64ObservableGauge(MetricBudget, metric.WithUnit("s"),
 		metric.WithDescription("How long Redis may take for a check."))
+	t.reduced, _ = meter.Int64ObservableGauge(MetricReduced, metric.WithUnit("{capability}"),
+		metric.WithDescription("1 while Redis refuses the capability."))
 	t.breaker, _ = meter.Int64Gauge(MetricBreaker, metric.WithUnit("{state}"),
 		metric.WithDescription("The breaker in front of Redis: 0 closed, 1 half open, 2 open."))
 	return t
 }
 
-// observe reports, whenever metrics are collected, what is known by then.
-func (t *instruments) observe(budget time.Duration, replicas func() int64, limited func() (callers, most int64)) {
+// observe reports, whenever metrics are collected, what the limiter knows by then.
+func (t *instruments) observe(l *Limiter) {
 	// The registration lives as long as the limiter does, which is as long as the process.
 	_, _ = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		callers, most := limited()
+		callers, most := l.denials.count(l.now())
 		o.ObserveInt64(t.limited, callers)
 		o.ObserveInt64(t.denials, most)
-		o.ObserveInt64(t.replicas, replicas())
-		o.ObserveFloat64(t.budget, budget.Seconds())
+		o.ObserveInt64(t.replicas, l.presence.replicas.Load())
+		o.ObserveFloat64(t.budget, l.options.Budget.Seconds())
+		for _, c := range []capability{publish, subscribe} {
+			refused := int64(0)
+			if l.reduced.of(c).Load() {
+				refused = 1
+			}
+			o.ObserveInt64(t.reduced, refused, metric.WithAttributes(attribute.String("capability", string(c))))
+		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		for policy, limit := range t.limits {
@@ -130,48 +133,50 @@ func (t *instruments) observe(budget time.Duration, replicas func() int64, limit
 		for by, units := range t.most {
 			o.ObserveInt64(t.spent, units, metric.WithAttributes(
 				attribute.String("policy", by.policy), attribute.String("strategy", string(by.strategy))))
-			// Not left out next time: of what is, a backend goes on showing the last value for a while.
+			// It is 0 next time and not left out: a backend shows the last value of a missing series for a while.
 			t.most[by] = 0
 		}
 		return nil
-	}, t.limited, t.denials, t.replicas, t.budget, t.limit, t.spent)
+	}, t.limited, t.denials, t.replicas, t.budget, t.reduced, t.limit, t.spent)
 }
 
-func (t *instruments) startCheck(ctx context.Context) (context.Context, trace.Span) {
-	return t.tracer.Start(ctx, SpanCheck)
+func (t *instruments) startCheck(
+	ctx context.Context, options ...trace.SpanStartOption,
+) (context.Context, trace.Span) {
+	return t.tracer.Start(ctx, SpanCheck, options...)
 }
 
 func (t *instruments) startHeartbeat(ctx context.Context) (context.Context, trace.Span) {
 	return t.tracer.Start(ctx, SpanHeartbeat, trace.WithNewRoot())
 }
 
-// decided closes the books on a check.
-func (t *instruments) decided(ctx context.Context, d Decision, err error, took time.Duration) {
+// decided records the outcome of a check.
+func (t *instruments) decided(
+	ctx context.Context, d Decision, policies []*CompiledPolicy, err error, took time.Duration,
+) {
 	span := trace.SpanFromContext(ctx)
 	if err != nil {
 		recordError(span, err)
 		return
 	}
-	result := resultDenied
-	if d.Allowed {
-		result = resultAllowed
-	}
-	deciding := d.deciding()
-	t.checkTime.Record(ctx, took.Seconds(), t.by(outcome{counted{"", deciding.Policy.Strategy}, result, d.Source}))
-	for _, v := range d.Verdicts {
+	deciding := d.decidingIndex()
+	t.checkTime.Record(ctx, took.Seconds(), policies[deciding].checkTime.of(d)...)
+	for i, v := range d.Verdicts {
 		if d.Allowed || v.Wait > 0 { // one that would have admitted what another refused has decided nothing
-			t.decisions.Add(ctx, 1, t.by(outcome{counted{v.Policy.Name, v.Policy.Strategy}, result, d.Source}))
+			t.decisions.Add(ctx, 1, policies[i].decisions.of(d)...)
 		}
 	}
 	t.saw(d)
-
-	if !span.IsRecording() {
-		return
+	if span.IsRecording() {
+		describe(span, d, d.Verdicts[deciding])
 	}
+}
+
+func describe(span trace.Span, d Decision, deciding Verdict) {
 	span.SetAttributes(
 		attribute.String("ratelimit.policy", deciding.Policy.Name),
 		attribute.String("ratelimit.strategy", string(deciding.Policy.Strategy)),
-		attribute.String("ratelimit.result", result),
+		attribute.String("ratelimit.result", results[d.Allowed]),
 		attribute.Int64("ratelimit.remaining", deciding.Remaining),
 		attribute.Bool("ratelimit.degraded", d.Degraded),
 		attribute.String("ratelimit.source", string(d.Source)),
@@ -181,29 +186,50 @@ func (t *instruments) decided(ctx context.Context, d Decision, err error, took t
 	}
 }
 
-// by returns the attributes of an outcome.
-func (t *instruments) by(o outcome) metric.MeasurementOption {
-	if known, ok := t.byOutcome.Load(o); ok {
-		return known.(metric.MeasurementOption)
+var (
+	results = map[bool]string{true: resultAllowed, false: resultDenied}
+	sources = []Source{FromRedis, FromMemory, FromFallback}
+)
+
+// outcomes has the attributes of an instrument for each result and source, made once, because every request of a
+// service is counted.
+type outcomes[Option any] [2][3][]Option
+
+func (o *outcomes[Option]) of(d Decision) []Option {
+	allowed, source := 0, 0
+	if d.Allowed {
+		allowed = 1
 	}
-	attributes := []attribute.KeyValue{
-		attribute.String("strategy", string(o.strategy)),
-		attribute.String("result", o.result),
-		attribute.Bool("degraded", o.source == FromFallback),
-		attribute.String("source", string(o.source)),
+	switch d.Source {
+	case FromMemory:
+		source = 1
+	case FromFallback:
+		source = 2
 	}
-	if o.policy != "" {
-		attributes = append(attributes, attribute.String("policy", o.policy))
+	return o[allowed][source]
+}
+
+// describe makes the attributes of what the policy decides.
+func (c *CompiledPolicy) describe() {
+	for i, source := range sources {
+		for allowed, result := range []string{resultDenied, resultAllowed} {
+			attributes := []attribute.KeyValue{
+				attribute.String("strategy", string(c.settings.Strategy)),
+				attribute.String("result", result),
+				attribute.Bool("degraded", source == FromFallback),
+				attribute.String("source", string(source)),
+			}
+			c.checkTime[allowed][i] = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attributes...))}
+			attributes = append(attributes, attribute.String("policy", c.settings.Name))
+			c.decisions[allowed][i] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attributes...))}
+		}
 	}
-	made := metric.WithAttributeSet(attribute.NewSet(attributes...))
-	t.byOutcome.Store(o, made)
-	return made
 }
 
 // saw notes what the caller has spent, without noting who that is.
 func (t *instruments) saw(d Decision) {
 	if d.Source != FromRedis {
-		return // it was seen before, or is not what all replicas know
+		return // it was seen before, or is not what all replicas share
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

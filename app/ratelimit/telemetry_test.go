@@ -61,7 +61,7 @@ func TestWhatIsToldNamesNoCaller(t *testing.T) {
 	const secret = "user:the-secret-name"
 	check := func(units int64, policies ...ratelimit.Policy) map[string]string {
 		ctx, request := tracers.Tracer("test").Start(t.Context(), "request")
-		_, err := l.Check(ctx, secret, units, policies...)
+		_, err := l.Check(ctx, secret, units, compile(t, l, policies...)...)
 		require.NoError(t, err)
 		request.End()
 		attributes := map[string]string{}

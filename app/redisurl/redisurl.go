@@ -6,16 +6,19 @@
 //	redis+sentinel://host:26379/0?master_name=m&addr=host2     the master that the Sentinels name
 //	redis+cluster://host:6379?addr=host2:6379                  a Cluster
 //
-// rediss+sentinel and rediss+cluster use TLS. The query takes what go-redis's own parsers take, as in pool_size=20. With
-// Sentinel, user and password before the host are for the Sentinels; those for Redis are the parameters username and
-// password, as go-redis has it.
+// rediss+sentinel and rediss+cluster use TLS; skip_verify=true accepts any certificate. The query takes what go-redis's
+// own parsers take, as in pool_size=20. A port that is missing is 26379 for a Sentinel, else 6379. With Sentinel, user
+// and password before the host are for the Sentinels; those for Redis are the parameters username and password, as
+// go-redis has it.
 package redisurl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -49,8 +52,8 @@ func (a Address) Client() redis.UniversalClient {
 	return redis.NewClient(a.Server)
 }
 
-// Parse reads a URL. Its error says what is wrong and which forms are accepted. It never holds the user, the password, or
-// a part of the URL that may belong to them.
+// Parse reads a URL. Its error says what is wrong and which forms are accepted. It never holds the user, the password,
+// or a part of the URL that may belong to them.
 func Parse(text string) (Address, error) {
 	u, err := url.Parse(text)
 	if err != nil { // whose text quotes the URL
@@ -60,14 +63,14 @@ func Parse(text string) (Address, error) {
 	a := Address{shown: shown(u)}
 	scheme, kind, _ := strings.Cut(u.Scheme, "+")
 	switch {
+	case u.Opaque != "", scheme != "unix" && !strings.Contains(text, "://"): // what is before a colon may be anything
+		return Address{}, refused(errors.New("it does not begin with a scheme and //"))
 	case kind == "" && (scheme == "redis" || scheme == "rediss" || scheme == "unix"):
 		a.Server, err = redis.ParseURL(text)
 	case kind == "sentinel" && (scheme == "redis" || scheme == "rediss"):
 		a.Sentinel, err = parseSentinel(rewritten(u, scheme, "26379"))
 	case kind == "cluster" && (scheme == "redis" || scheme == "rediss"):
 		a.Cluster, err = parseCluster(rewritten(u, scheme, "6379"))
-	case !strings.Contains(text, "://"): // what is before the colon may be anything
-		return Address{}, refused(errors.New("it has no scheme"))
 	default:
 		return Address{}, refused(fmt.Errorf("there is no scheme %q", u.Scheme))
 	}
@@ -115,8 +118,8 @@ func rewritten(u *url.URL, scheme, port string) *url.URL {
 	return &plain
 }
 
-var errReplicas = errors.New("reads from replicas are not supported, because these may be behind: leave out read_only, " +
-	"replica_only, route_by_latency and route_randomly")
+var errReplicas = errors.New("reads from replicas are not supported, because these may be behind: leave out " +
+	"read_only, replica_only, route_by_latency and route_randomly")
 
 func parseSentinel(u *url.URL) (*redis.FailoverOptions, error) {
 	o, err := redis.ParseFailoverURL(u.String())
@@ -135,10 +138,20 @@ func parseCluster(u *url.URL) (*redis.ClusterOptions, error) {
 	if db := strings.Trim(u.Path, "/"); db != "" && db != "0" {
 		return nil, errors.New("a Cluster has database 0 only: leave out the path")
 	}
+	query := u.Query()
+	skip, mistyped := strconv.ParseBool(cmp.Or(query.Get("skip_verify"), "false"))
+	query.Del("skip_verify") // which go-redis knows for its other clients only
+	u.RawQuery = query.Encode()
 	o, err := redis.ParseClusterURL(u.String())
 	switch {
 	case err != nil:
 		return nil, err
+	case mistyped != nil || skip && o.TLSConfig == nil:
+		return nil, errors.New("the parameter skip_verify is true or false, and for rediss+cluster")
+	case skip:
+		o.TLSConfig.InsecureSkipVerify = true
+	}
+	switch {
 	case o.ReadOnly || o.RouteByLatency || o.RouteRandomly:
 		return nil, errReplicas
 	}

@@ -57,23 +57,30 @@ func TestParse_Cluster(t *testing.T) {
 
 	a, err = redisurl.Parse("rediss+cluster://one:7000/0")
 	require.NoError(t, err)
-	require.NotNil(t, a.Cluster.TLSConfig)
+	require.Equal(t, []any{"one", false}, []any{a.Cluster.TLSConfig.ServerName, a.Cluster.TLSConfig.InsecureSkipVerify})
+	a, err = redisurl.Parse("rediss+cluster://one?skip_verify=true")
+	require.NoError(t, err)
+	require.True(t, a.Cluster.TLSConfig.InsecureSkipVerify)
 }
 
 func TestParse_RefusesWithTheReasonAndTheForms(t *testing.T) {
 	t.Parallel()
 	for text, reason := range map[string]string{
-		"":                              `there is no scheme ""`,
-		"127.0.0.1:6379":                "it is no valid URL",
-		"http://example.org":            `there is no scheme "http"`,
-		"unix+cluster:///x":             `there is no scheme "unix+cluster"`,
-		"redis+magic://one":             `there is no scheme "redis+magic"`,
-		"redis://one/x":                 `invalid database number: "x"`,
-		"redis://u:p@one?magic=1":       "unexpected option: magic",
-		"redis+sentinel://one":          "master_name",
-		"redis+cluster://one/1":         "database 0 only",
-		"redis+cluster://one?addr=":     "unable to parse addr param",
-		"redis+cluster://o?read_only=1": "reads from replicas",
+		"":                                     "it does not begin with a scheme and //",
+		"one:6379":                             "it does not begin with a scheme and //",
+		"127.0.0.1:6379":                       "it is no valid URL",
+		"redis:one:6379":                       "it does not begin with a scheme and //",
+		"http://example.org":                   `there is no scheme "http"`,
+		"unix+cluster:///x":                    `there is no scheme "unix+cluster"`,
+		"redis+magic://one":                    `there is no scheme "redis+magic"`,
+		"redis://one/x":                        `invalid database number: "x"`,
+		"redis://u:p@one?magic=1":              "unexpected option: magic",
+		"redis+sentinel://one":                 "master_name",
+		"redis+cluster://one/1":                "database 0 only",
+		"redis+cluster://one?addr=":            "unable to parse addr param",
+		"redis+cluster://o?skip_verify=true":   "skip_verify",
+		"rediss+cluster://o?skip_verify=maybe": "skip_verify",
+		"redis+cluster://o?read_only=1":        "reads from replicas",
 		"redis+sentinel://o?master_name=m&route_by_latency=true": "reads from replicas",
 		"redis+sentinel://o?master_name=m&replica_only=true":     "reads from replicas",
 	} {
@@ -89,7 +96,8 @@ func TestParse_NeverShowsAPassword(t *testing.T) {
 	for _, text := range []string{
 		"redis://u:s3cret@one/x", "redis://u:s3cret@one:port", "redis://u:s3cret%zz@one", "http://u:s3cret@one",
 		"redis://u:t0ken/s3cret@one", "redis://u:t0ken#s3cret@one", "redis://u:6379?s3cret@one", "redis://u/s3cret@one",
-		"redis://u:t0ken@s3cret@one/x", "redis://u:1/s3cret@one?x=1", "redis://:s3cret@one\x7f", "s3cret@one:1", "s3cret:t0ken@one",
+		"redis://u:t0ken@s3cret@one/x", "redis://u:1/s3cret@one?x=1", "redis://:s3cret@one\x7f",
+		"s3cret@one:1", "s3cret:t0ken@one",
 		"redis+cluster://u:s3cret@one/x", "redis+cluster://u:1?s3cret@one", "redis+cluster://u:s3cret@one?addr=",
 		"redis+sentinel://u:s3cret@one?master_name=m&password=t0ken&x=1",
 		"redis+sentinel://one?master_name=m&password=s3&cret=t0ken&s3cret", "rediss+sentinel://u:s3cret@one",

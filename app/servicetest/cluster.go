@@ -19,7 +19,8 @@ const (
 	slots = 16384
 	// masters of a cluster; fewer than three cannot agree that one of them is gone.
 	masters = 3
-	// nodeTimeout is how long a node may be silent. A shorter one would take a busy machine for a dead one.
+	// nodeTimeout is how long a node that has a replica may be silent. A shorter one would take a busy machine for a dead
+	// one.
 	nodeTimeout = 2 * time.Second
 )
 
@@ -27,27 +28,35 @@ const (
 // replicas in the same order.
 type Cluster struct {
 	Nodes []*RedisServer
+
+	replicated bool
 }
 
 // RedisCluster starts a Redis Cluster of three masters without replicas, so that what a master knows goes away with it.
 // It belongs to this test alone and ends with it.
 func RedisCluster(t testing.TB) *Cluster {
 	t.Helper()
-	return redisCluster(t, 0)
+	return redisCluster(t, 0, false)
+}
+
+// RedisClusterTLS is RedisCluster with TLS, between its nodes too. One certificate serves all.
+func RedisClusterTLS(t testing.TB) *Cluster {
+	t.Helper()
+	return redisCluster(t, 0, true)
 }
 
 // RedisClusterWithReplicas starts a Redis Cluster of three masters with a replica each, which takes over within some
 // seconds. It belongs to this test alone and ends with it.
 func RedisClusterWithReplicas(t testing.TB) *Cluster {
 	t.Helper()
-	return redisCluster(t, 1)
+	return redisCluster(t, 1, false)
 }
 
-func redisCluster(t testing.TB, replicas int) *Cluster {
+func redisCluster(t testing.TB, replicas int, withTLS bool) *Cluster {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	c := &Cluster{}
+	c := &Cluster{replicated: replicas > 0}
 	t.Cleanup(func() {
 		for _, node := range c.Nodes {
 			if err := node.Stop(); err != nil {
@@ -57,7 +66,7 @@ func redisCluster(t testing.TB, replicas int) *Cluster {
 	})
 	var buses []int
 	for range masters * (1 + replicas) {
-		node, bus, err := startNode(ctx)
+		node, bus, err := c.startNode(ctx, withTLS)
 		require(t, err)
 		c.Nodes, buses = append(c.Nodes, node), append(buses, bus)
 	}
@@ -69,19 +78,33 @@ func redisCluster(t testing.TB, replicas int) *Cluster {
 
 // startNode starts one that knows no others yet, on a bus port that may be taken in the moment between our choice and
 // its start, as any free port may.
-func startNode(ctx context.Context) (node *RedisServer, bus int, err error) {
+func (c *Cluster) startNode(ctx context.Context, withTLS bool) (node *RedisServer, bus int, err error) {
 	for try := 1; ; try++ {
 		// The default, 10,000 above the port, need not be free and may not even be a port.
 		if bus, err = freePort(); err != nil {
 			return nil, 0, err
 		}
-		node, err = StartRedis(ctx, Options{Settings: map[string]string{
+		settings := map[string]string{
 			"save": "", "appendonly": "no", "cluster-enabled": "yes", "cluster-port": strconv.Itoa(bus),
-			"cluster-node-timeout":            strconv.FormatInt(nodeTimeout.Milliseconds(), 10),
 			"cluster-replica-validity-factor": "0", // however old its data, a replica takes over
 			"cluster-allow-replica-migration": "no",
 			"repl-diskless-sync-delay":        "0",
-		}})
+			// A replica is shown to clients once its master has written something to it: a ping, in a new cluster.
+			"repl-ping-replica-period": "1",
+		}
+		if c.replicated { // without replicas a short time-out only makes the others refuse their work sooner
+			settings["cluster-node-timeout"] = strconv.FormatInt(nodeTimeout.Milliseconds(), 10)
+		}
+		node, err = startRedis(ctx, Options{Settings: settings}, func(s *RedisServer) error {
+			if !withTLS {
+				return nil
+			}
+			settings["tls-cluster"], settings["tls-replication"] = "yes", "yes"
+			if len(c.Nodes) > 0 {
+				s.certificate, s.clientTLS = c.Nodes[0].certificate, c.Nodes[0].clientTLS
+			}
+			return s.useTLS()
+		})
 		var ended *startError
 		if err == nil || !errors.As(err, &ended) || try == 5 {
 			return node, bus, err
@@ -122,11 +145,16 @@ func (c *Cluster) replicate(ctx context.Context) error {
 		if err == nil {
 			err = client.ClusterReplicate(ctx, id).Err()
 		}
-		if err == nil {
-			err = node.process.await(ctx, func(ctx context.Context) error { return c.knowReplica(ctx, client, node) })
-		}
 		if err != nil {
 			return fmt.Errorf("make a replica of %s: %w", c.Nodes[i].Addr(), err)
+		}
+	}
+	for _, node := range c.Nodes[masters:] {
+		client := redis.NewClient(node.Options())
+		defer client.Close()
+		err := node.process.await(ctx, func(ctx context.Context) error { return c.knowReplica(ctx, client, node) })
+		if err != nil {
+			return fmt.Errorf("await the replica %s: %w", node.Addr(), err)
 		}
 	}
 	return nil
@@ -208,7 +236,12 @@ func (c *Cluster) await(ctx context.Context, ask func(context.Context, *redis.Cl
 }
 
 // URL is what REDIS_URL takes.
-func (c *Cluster) URL() string { return severalURL("redis+cluster", "", url.Values{}, c.Nodes) }
+func (c *Cluster) URL() string {
+	if c.Nodes[0].clientTLS != nil {
+		return severalURL("rediss+cluster", "", url.Values{"skip_verify": {"true"}}, c.Nodes)
+	}
+	return severalURL("redis+cluster", "", url.Values{}, c.Nodes)
+}
 
 // severalURL names the first server as the host and the others in the query.
 func severalURL(scheme, path string, query url.Values, servers []*RedisServer) string {
@@ -223,7 +256,8 @@ func severalURL(scheme, path string, query url.Values, servers []*RedisServer) s
 // that path go-redis also repeats what a connection lost, and no option keeps it from that.
 func (c *Cluster) Options() *redis.ClusterOptions {
 	o := &redis.ClusterOptions{
-		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DialTimeout: time.Second,
+		TLSConfig: c.Nodes[0].clientTLS.Clone(), MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
+		DialTimeout: time.Second,
 	}
 	for _, node := range c.Nodes {
 		o.Addrs = append(o.Addrs, node.Addr())

@@ -30,8 +30,10 @@ type RedisServer struct {
 	warden    *warden
 	temporary bool
 
-	socket       string      // the path of the Unix socket, where it listens on no port
-	certificates *tls.Config // for clients, where it speaks TLS only
+	socket string // the path of the Unix socket, where it listens on no port
+	// Where it speaks TLS only: the path of its certificate, beside which is the key, and what clients need.
+	certificate string
+	clientTLS   *tls.Config
 }
 
 // StartRedis starts a private Redis on 127.0.0.1 and returns once it answers. The caller must Stop it; should the
@@ -79,7 +81,7 @@ func startRedis(ctx context.Context, options Options, prepare func(*RedisServer)
 
 func (s *RedisServer) launch(ctx context.Context) (err error) {
 	port := "--port"
-	if s.certificates != nil {
+	if s.clientTLS != nil {
 		port = "--tls-port"
 	}
 	args := append(slices.Clone(s.arguments), "--bind", "127.0.0.1", "--dir", s.Dir)
@@ -152,7 +154,7 @@ func (s *RedisServer) URL() string {
 	switch {
 	case s.socket != "":
 		return "unix://" + s.socket
-	case s.certificates != nil:
+	case s.clientTLS != nil:
 		return "rediss://" + s.Addr() + "?skip_verify=true"
 	}
 	return "redis://" + s.Addr()
@@ -162,7 +164,7 @@ func (s *RedisServer) URL() string {
 // counts is what the caller asked for. With TLS the certificate is verified.
 func (s *RedisServer) Options() *redis.Options {
 	return &redis.Options{
-		Network: s.network(), Addr: s.Addr(), TLSConfig: s.certificates.Clone(),
+		Network: s.network(), Addr: s.Addr(), TLSConfig: s.clientTLS.Clone(),
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, DialTimeout: time.Second,
 	}
 }

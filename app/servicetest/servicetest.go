@@ -6,7 +6,7 @@
 //	server := servicetest.Redis(t)          // server.URL() is what REDIS_URL takes
 //	client := redis.NewClient(server.Options())
 //	server := servicetest.RedisTLS(t)       // the same behind TLS; RedisSocket listens on a Unix socket
-//	cluster := servicetest.RedisCluster(t)  // three masters; RedisClusterWithReplicas can fail over
+//	cluster := servicetest.RedisCluster(t)  // three masters; RedisClusterWithReplicas can fail over, RedisClusterTLS
 //	sentinel := servicetest.RedisSentinel(t) // a master, a replica, and three Sentinels that fail over
 //	proxy := servicetest.NewProxy(t, addr)  // a network that delays, cuts, and loses replies
 //

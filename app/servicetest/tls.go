@@ -21,16 +21,25 @@ import (
 // localhost, and signs itself.
 func RedisTLS(t testing.TB) *RedisServer {
 	t.Helper()
-	return redisFor(t, func(s *RedisServer) (err error) {
-		certificate, key := s.CAFile(), filepath.Join(s.Dir, "key.pem")
-		s.options.Settings = map[string]string{
-			"save": "", "appendonly": "no",
-			"tls-cert-file": certificate, "tls-key-file": key, "tls-ca-cert-file": certificate, "tls-auth-clients": "no",
-		}
-		s.certificates, err = writeCertificate(certificate, key)
-		return err
+	return redisFor(t, func(s *RedisServer) error {
+		s.options.Settings = map[string]string{"save": "", "appendonly": "no"}
+		return s.useTLS()
 	})
 }
+
+// useTLS makes a certificate, unless the server is to use another's, and adds it to the settings.
+func (s *RedisServer) useTLS() (err error) {
+	if s.certificate == "" {
+		s.certificate = filepath.Join(s.Dir, "certificate.pem")
+		s.clientTLS, err = writeCertificate(s.certificate, keyBeside(s.certificate))
+	}
+	settings := s.options.Settings
+	settings["tls-cert-file"], settings["tls-key-file"] = s.certificate, keyBeside(s.certificate)
+	settings["tls-ca-cert-file"], settings["tls-auth-clients"] = s.certificate, "no"
+	return err
+}
+
+func keyBeside(certificate string) string { return filepath.Join(filepath.Dir(certificate), "key.pem") }
 
 // RedisSocket starts a Redis that listens on a Unix socket only, for this test alone.
 func RedisSocket(t testing.TB) *RedisServer {
@@ -42,8 +51,8 @@ func RedisSocket(t testing.TB) *RedisServer {
 	})
 }
 
-// CAFile is the path of the certificate that verifies a server of RedisTLS, in PEM.
-func (s *RedisServer) CAFile() string { return filepath.Join(s.Dir, "certificate.pem") }
+// CAFile is the path of the certificate that verifies a server with TLS, in PEM.
+func (s *RedisServer) CAFile() string { return s.certificate }
 
 // writeCertificate makes a self-signed certificate and returns how a client verifies it. The key is readable for the
 // server's user, whose directory it is in.

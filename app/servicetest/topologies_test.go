@@ -47,6 +47,17 @@ func TestRedisSocket(t *testing.T) {
 	require.NoError(t, client.Ping(t.Context()).Err())
 }
 
+func TestRedisClusterTLS(t *testing.T) {
+	t.Parallel()
+	cluster := servicetest.RedisClusterTLS(t)
+	client := redis.NewClusterClient(cluster.Options())
+	t.Cleanup(func() { _ = client.Close() })
+	for _, key := range []string{"a", "b", "c"} {
+		require.NoError(t, client.Set(t.Context(), key, "value", 0).Err(), "the certificate is verified")
+	}
+	require.True(t, strings.HasPrefix(cluster.URL(), "rediss+cluster://"))
+}
+
 func TestCluster_FailOver(t *testing.T) {
 	t.Parallel()
 	cluster := servicetest.RedisClusterWithReplicas(t)

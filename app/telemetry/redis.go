@@ -15,8 +15,8 @@ import (
 	"nervous/app/roundtrips"
 )
 
-// RedisOptions sets what a client needs so that every command is seen, counted once and bounded in time: for one server,
-// for Sentinel and for a Cluster. Call it before the client is made; a timeout is the caller's choice.
+// RedisOptions sets what a client needs so that every command is seen, counted once and bounded in time: for one
+// server, for Sentinel and for a Cluster. Call it before the client is made; a timeout is the caller's choice.
 //
 // A client of a Cluster still follows MOVED and ASK (ClusterOptions.MaxRedirects). On that path go-redis also repeats a
 // command whose connection was lost, and no option keeps it from that.

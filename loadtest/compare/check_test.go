@@ -49,9 +49,10 @@ var limiters = []struct {
 }
 
 func nervous(by ratelimit.Strategy) func(*testing.B, *redis.Client) check {
-	return func(_ *testing.B, rdb *redis.Client) check {
+	return func(b *testing.B, rdb *redis.Client) check {
 		l := ratelimit.New(rdb, ratelimit.Options{Replica: "one", Budget: time.Second})
-		policy := ratelimit.Policy{Name: "overall", Limit: limit, Window: time.Minute, Strategy: by}
+		policy, err := l.Policy(ratelimit.Policy{Name: "overall", Limit: limit, Window: time.Minute, Strategy: by})
+		require.NoError(b, err)
 		return func(ctx context.Context, caller string) (bool, error) {
 			d, err := l.Check(ctx, caller, 1, policy)
 			if d.Degraded {
