@@ -69,7 +69,7 @@ func build(ctx context.Context, c config) (*service, error) {
 
 	s.reconcile = reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.Redis, c.ReplicaID))
 
-	// Who may call how often.
+	// How often a caller may call.
 	s.limiter = ratelimit.New(rdb, ratelimit.Options{
 		Namespace: c.Redis.Namespace,
 		Replica:   c.ReplicaID,

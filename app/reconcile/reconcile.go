@@ -1,20 +1,20 @@
-// Package reconcile compares what we believe was paid with what the bank says was settled: a payment reconciles when
-// the settlement of the same reference agrees in amount and currency. The others are reported by what is wrong with
-// them, and never marked.
+// Package reconcile compares what the service believes was paid with what the bank says was settled: a payment
+// reconciles when the settlement of the same reference agrees in amount and currency. The others are reported by what is
+// wrong with them, and never marked.
 //
-// It is the textbook case for a write buffer, in two ways. A run goes through all pending payments; see Strategy for
-// what that costs naively, and otherwise. And a payment provider calls once an event, Settled, which only puts the
-// payment's id into the buffer; whoever flushes it marks thousands at once.
+// It uses a write buffer in two ways. A run goes through all pending payments; Strategy says what each way of doing that
+// costs. And a payment provider sends an event for each settlement, Settled, which only puts the payment's id into the
+// buffer; a flush, on any replica, marks thousands at once.
 //
-// It promises that what is marked agrees, because the statements that mark compare once more, whoever brings the ids.
-// That what agrees is marked is the promise of a run: it ends only when Postgres counts nothing that is pending and
-// agrees. For live events, which a Redis that dies may take along, a run that is started from time to time gives it,
-// see Options.Every.
+// It promises that what is marked agrees, because the statements that mark compare once more. A run promises that what
+// agrees is marked: it ends only when Postgres counts nothing that is pending and agrees. Live events can be lost by
+// Redis, see package buffer; a run that is started from time to time marks what was lost, see Options.Every.
 //
-// How it fails. A run whose process dies is taken over by another one within seconds; one that has failed on all its
-// attempts says so and why. With Redis away or full, payments are marked in Postgres directly, which is slower and
-// counted; for live events so few at a time that Postgres bears it, beyond that with ErrUnavailable. With Postgres
-// away, events wait in Redis, and runs wait to be taken up again.
+// How it fails. A run whose process dies is taken over by another one within seconds; one whose process leaves in order
+// is free at once. A run that has failed on all its attempts says so and why. With Redis away, full or read-only,
+// payments are marked in Postgres directly, which is slower and counted; live events are marked directly only a few at a
+// time, and beyond that refused with ErrUnavailable. With Postgres away, events wait in Redis, and runs wait to be taken
+// up again.
 package reconcile
 
 import (
@@ -103,7 +103,8 @@ type Reconciler struct {
 	kill  context.CancelFunc
 }
 
-// New returns a Reconciler over the truth in Postgres and the buffer in Redis. Somebody must keep Run going.
+// New returns a Reconciler over the payments in Postgres and the buffer in Redis. Run must be running for runs and
+// flushes to happen.
 func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 	o = o.withDefaults()
 	buffers := buffer.New(rdb, pool, buffer.Options[int64]{

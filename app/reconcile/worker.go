@@ -161,7 +161,7 @@ func (w *worker) attempt(ctx context.Context) error {
 	return w.byStrategy(ctx)
 }
 
-// end writes down how the run ended; or, where it may go on, leaves it to whoever comes next.
+// end records how the run ended, or that it is free for another worker where it can go on.
 func (w *worker) end(ctx context.Context, err error) {
 	state := Done
 	switch {
@@ -187,7 +187,7 @@ func (w *worker) end(ctx context.Context, err error) {
 			w.note(func(j *Job) { j.Counts.Reconciled = done })
 		}
 	}
-	if state == Done { // what nobody had to look at any more, others have marked: live events, or a worker before this one
+	if state == Done { // what was not pending any more was marked by live events, or by a worker before this one
 		w.note(func(j *Job) { j.Examined = w.job.Total })
 	}
 	message := ""
