@@ -35,16 +35,18 @@
 //
 // # Failures
 //
-// Redis fails or refuses: after five failures in a row the circuit breaker (on a Cluster, the master's) opens for a second. Meanwhile each process
-// serves its local copies as stale, if it keeps any, and else computes for itself, one fill a key and a few in all at a
-// time, and stores nothing (result bypass). The lease is lost during a fill (a pause longer than the lease, an eviction, a
-// flush): a second fill may run, but the guards of the commit keep the order. A fill fails, panics or overruns its
-// deadline: one error for all that wait, and a short cooldown for those that come next, with the stale value, if there is
-// one, served instead. A value that cannot be decoded is a miss and is counted.
+// Redis fails or refuses: after five failures in a row the circuit breaker (on a Cluster, that of the master) opens for a
+// second. Meanwhile each process serves its local copies as stale, if it keeps any, and else computes for itself, one
+// fill a key and a few in all at a time, and stores nothing (result bypass).
+//
+// The lease is lost during a fill (a pause longer than the lease, an eviction, a flush): a second fill may run, but the
+// guards of the commit keep the order. A fill fails, panics or overruns its deadline: one error for all that wait, and a
+// short cooldown for those that come next, with the stale value, if there is one, served instead. A value that cannot be
+// decoded is a miss and is counted.
 //
 // A local copy is served as a hit only while messages published through the key's master arrive. A deletion on another
-// replica reaches it with the message; if that message is lost, after at most LocalTTL, and mostly after trustFor (1.5 s).
-// After a FLUSHALL a copy is served for at most LocalTTL.
+// replica reaches it with the message. If that message is lost, the copy ends after at most LocalTTL, and mostly after
+// trustFor (1.5 s). After a FLUSHALL a copy is served for at most LocalTTL.
 //
 // # Memory
 //

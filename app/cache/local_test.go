@@ -129,7 +129,8 @@ func TestCache_localCopies(t *testing.T) {
 		c := run(t, b.client(t), options)
 		requireGet(t, c, "k", "v", cache.ResultMiss)
 		requireGet(t, c, "k", "v", cache.ResultHit)
-		require.NoError(t, b.at(t, "k").Set(t.Context(), c.ValueKey("k"), "\x01T\x00\x06\x00\x00\x00\x00\x00\x00", time.Hour).Err())
+		tombstone := "\x01T\x00\x06\x00\x00\x00\x00\x00\x00"
+		require.NoError(t, b.at(t, "k").Set(t.Context(), c.ValueKey("k"), tombstone, time.Hour).Err())
 		requireGet(t, c, "k", "v", cache.ResultMiss)
 	})
 

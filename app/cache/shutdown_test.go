@@ -55,8 +55,8 @@ func TestCache_Shutdown(t *testing.T) {
 				return errors.Is(err, cache.ErrShutdown)
 			})
 			select {
-			case <-ended:
-				require.Fail(t, "it has not waited")
+			case err := <-ended:
+				require.Fail(t, "it has not waited", err)
 			default:
 			}
 			l.release <- nil

@@ -198,7 +198,7 @@ func (l *Limiter) ask(ctx context.Context, q question) (d Decision, c *call, err
 		switch {
 		case err == nil:
 			l.answered.Store(time.Since(l.born).Nanoseconds())
-		case err == errBudget && l.answered.Load() > begun.Sub(l.born).Nanoseconds():
+		case errors.Is(err, errBudget) && l.answered.Load() > begun.Sub(l.born).Nanoseconds():
 			return errAlone
 		}
 		return err
