@@ -41,6 +41,7 @@ func TestSeriesDoNotGrowWithTheCallers(t *testing.T) {
 			return p.Attributes["operation"] == "PING" // of a connection that has subscribed, every three seconds
 		})
 	})
+	received.Until(t, "a flush", func() bool { return len(received.Points("buffer.flushes")) > 0 })
 	few := seriesAfterTwoExports(t, received)
 	require.NoError(t, crowd.call(t.Context(), 144, 12_000))
 	many := seriesAfterTwoExports(t, received)

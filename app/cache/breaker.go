@@ -23,8 +23,8 @@ const (
 	breakerRest = time.Second
 )
 
-// breaker keeps requests from waiting, each for a whole time-out, on a Redis that is down, hangs or refuses commands. On a
-// Cluster each master has a circuit of its own: one that is down is no reason not to ask the others.
+// breaker keeps requests from waiting, each for a whole time-out, on a Redis that is down, hangs or refuses commands.
+// On a Cluster each master has a circuit of its own: one that is down is no reason not to ask the others.
 type breaker struct {
 	name    string
 	changed func(worst gobreaker.State)
@@ -34,16 +34,26 @@ type breaker struct {
 	lost func(context.Context)
 
 	mu       sync.Mutex
-	circuits map[string]*gobreaker.CircuitBreaker[any]
-	states   map[string]gobreaker.State
+	circuits map[string]*circuit
 }
+
+// circuit is a master's.
+type circuit struct {
+	*gobreaker.CircuitBreaker[any]
+	state gobreaker.State
+	used  time.Time
+}
+
+// forgetAfter is how long a master that is not called any more keeps its circuit: after a failover the old master's
+// would else be reported as open.
+const forgetAfter = 10 * time.Second
 
 func newBreaker(name string, changed func(gobreaker.State)) *breaker {
 	changed(gobreaker.StateClosed)
 	return &breaker{
 		name: name, changed: changed,
 		node: func(context.Context, string) string { return "" }, lost: func(context.Context) {},
-		circuits: map[string]*gobreaker.CircuitBreaker[any]{}, states: map[string]gobreaker.State{},
+		circuits: map[string]*circuit{},
 	}
 }
 
@@ -60,33 +70,46 @@ func (b *breaker) onCluster(cluster *redis.ClusterClient) {
 	}
 }
 
-func (b *breaker) circuit(node string) *gobreaker.CircuitBreaker[any] {
+func (b *breaker) circuit(node string) *circuit {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	circuit := b.circuits[node]
-	if circuit == nil {
-		circuit = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
+	now := time.Now()
+	known := b.circuits[node]
+	if known == nil {
+		known = &circuit{state: gobreaker.StateClosed}
+		known.CircuitBreaker = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
 			Name:          b.name,
 			Timeout:       breakerRest,
 			ReadyToTrip:   func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= breakerTrips },
-			OnStateChange: func(_ string, _, to gobreaker.State) { b.note(node, to) },
+			OnStateChange: func(_ string, _, to gobreaker.State) { b.note(known, to) },
 			// Every other error is a failure: a refusal (WRONGPASS, NOPERM, OOM, LOADING) as much as a lost connection.
 			IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, redis.Nil) },
 			IsExcluded:   func(err error) bool { return errors.Is(err, errImpatient) },
 		})
-		b.circuits[node] = circuit
+		b.circuits[node] = known
 	}
-	return circuit
+	known.used = now
+	for other, c := range b.circuits {
+		if now.Sub(c.used) > forgetAfter {
+			delete(b.circuits, other)
+			b.report()
+		}
+	}
+	return known
 }
 
-// note reports the worst state of all circuits.
-func (b *breaker) note(node string, to gobreaker.State) {
+func (b *breaker) note(of *circuit, to gobreaker.State) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.states[node] = to
+	of.state = to
+	b.report()
+}
+
+// report tells of the worst state of all circuits. The caller holds mu.
+func (b *breaker) report() {
 	worst := gobreaker.StateClosed
-	for _, state := range b.states {
-		worst = max(worst, state)
+	for _, c := range b.circuits {
+		worst = max(worst, c.state)
 	}
 	b.changed(worst)
 }
