@@ -26,19 +26,18 @@ func (s *service) shutDown(ctx context.Context, server *http.Server, timeout tim
 	work, cancel := context.WithDeadline(ctx, s.endsBy.Add(-timeout/4))
 	defer cancel()
 
-	var reconciled error
-	var parts sync.WaitGroup
-	parts.Go(func() { reconciled = named("reconcile", s.reconcile.Shutdown(work)) })
+	var parts ends
+	parts.start("reconcile", func() error { return s.reconcile.Shutdown(work) })
 	err := server.Shutdown(work)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests were still in flight after %s: %w", timeout*3/4, err), server.Close())
 		b.cancelRequests()
 	}
 	b.stop()
-	cancelled := errors.Join(named("trending", s.trending.Shutdown(work)), named("ratelimit", s.limiter.Shutdown(work)),
-		named("background", b.wait(work)))
-	parts.Wait()
-	if cancelled = errors.Join(cancelled, reconciled); cancelled != nil {
+	parts.start("trending", func() error { return s.trending.Shutdown(work) })
+	parts.start("ratelimit", func() error { return s.limiter.Shutdown(work) })
+	parts.start("background", func() error { return b.wait(work) })
+	if cancelled := parts.wait(); cancelled != nil {
 		// No error of the process: nothing is lost.
 		slog.WarnContext(ctx, "background work was cancelled; other replicas take over", "cause", cancelled)
 	}
@@ -82,11 +81,26 @@ func (b background) wait(ctx context.Context) error {
 	}
 }
 
-func named(part string, err error) error {
-	if err != nil {
-		return fmt.Errorf("%s: %w", part, err)
-	}
-	return nil
+// ends are the ends of several parts at the same time, so that the bounds of those that hang do not add up.
+type ends struct {
+	parts sync.WaitGroup
+	mu    sync.Mutex
+	err   error
+}
+
+func (e *ends) start(part string, end func() error) {
+	e.parts.Go(func() {
+		if err := end(); err != nil {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.err = errors.Join(e.err, fmt.Errorf("%s: %w", part, err))
+		}
+	})
+}
+
+func (e *ends) wait() error {
+	e.parts.Wait()
+	return e.err
 }
 
 // close closes the connections to the stores. A server that hangs keeps it no longer than endGrace.
