@@ -253,7 +253,7 @@ func TestCache_localCopies(t *testing.T) {
 		})
 	})
 
-	t.Run("while Redis fails copies are stale until TTL and StaleFor, and deleted keys are not served", func(t *testing.T) {
+	t.Run("while Redis fails copies are stale until TTL and StaleFor, deleted keys never", func(t *testing.T) {
 		onEachBackend(t, func(t *testing.T, b backend) {
 			options := near
 			options.Load, options.TTL, options.StaleFor = counting(), 2*time.Second, 2*time.Second

@@ -73,7 +73,8 @@ func TestCache_Shutdown(t *testing.T) {
 		onEachBackend(t, func(t *testing.T, b backend) {
 			began := make(chan struct{}, 10)
 			options := cache.Options[string]{
-				Load: hanging(began), TTL: time.Hour, StaleFor: time.Hour, Lease: time.Hour, LoadTimeout: time.Hour, SoftTimeout: -1,
+				Load: hanging(began), TTL: time.Hour, StaleFor: time.Hour, Lease: time.Hour, LoadTimeout: time.Hour,
+				SoftTimeout: -1,
 			}
 			l := newLoader()
 			other := options

@@ -146,8 +146,8 @@ func withTally(ctx context.Context, operation string, s Strategy) context.Contex
 }
 
 // Run flushes live events, works on runs that any replica has started, and starts runs by itself, until the context
-// ends. Then it begins nothing more, leaves the run that it works on to another replica, and returns; Shutdown waits for
-// the end of that. It returns nil: what fails is tried again.
+// ends. Then it begins nothing more, leaves the run that it works on to another replica, and returns; Shutdown waits
+// for the end of that. It returns nil: what fails is tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
 	r.parts.Go(func() { r.takeJobs(ctx) })
 	r.parts.Go(func() { r.startJobs(ctx) })
@@ -159,9 +159,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 const handOverTimeout = 500 * time.Millisecond
 
 // Shutdown waits until the flushes that are under way have ended, and until a run that this process worked on is free
-// for another replica. When the context ends first, it cancels what is left and returns the context's error: flushes are
-// rolled back and their leases released, and a run is free when its worker has been silent for Options.Silence. Call it
-// after Run's context has ended.
+// for another replica. When the context ends first, it cancels what is left and returns the context's error: flushes
+// are rolled back and their leases released, and a run is free when its worker has been silent for Options.Silence.
+// Call it after Run's context has ended.
 func (r *Reconciler) Shutdown(ctx context.Context) error {
 	flushes := make(chan error, 1)
 	go func() { flushes <- r.buffers.Shutdown(ctx) }()
