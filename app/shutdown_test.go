@@ -20,13 +20,13 @@ const (
 	atMost    = 3 * time.Second
 )
 
-// leave has a replica end, and returns how it ended.
-func (f *fleet) leave(name string) error {
+// leave has the replica end, and returns how it ended.
+func (f *fleet) leave() error {
 	f.t.Helper()
 	began := time.Now()
-	err := f.replicas[name].stop()
+	err := f.replicas["one"].stop()
 	took := time.Since(began)
-	f.t.Logf("%s ended after %v: %v", name, took, err)
+	f.t.Logf("ended after %v: %v", took, err)
 	require.Less(f.t, took, atMost)
 	return err
 }
@@ -98,7 +98,7 @@ func TestShutdown_FillHangs(t *testing.T) {
 	require.Eventually(t, stale, 20*time.Second, 10*time.Millisecond)
 	f.waits(1)
 	require.Len(t, keysOf(t, server, "*:lease:*"), 1)
-	require.NoError(t, f.leave("one"))
+	require.NoError(t, f.leave())
 	require.Empty(t, keysOf(t, server, "*:lease:*"))
 	f.waits(0)
 	release()
@@ -117,7 +117,7 @@ func TestShutdown_FlushHangs(t *testing.T) {
 			release := f.hold("LOCK TABLE " + table + " IN ACCESS EXCLUSIVE MODE")
 			f.got(http.StatusAccepted, "one", http.MethodPost, "/payments/1/settled", "")
 			f.waits(1)
-			require.NoError(t, f.leave("one"))
+			require.NoError(t, f.leave())
 			require.Len(t, keysOf(t, server, "*:buffer:*:gen:*"), 2, "the generation and its manifest")
 			require.Empty(t, keysOf(t, server, "*:buffer:*:lease:*"))
 			f.waits(0)
@@ -144,7 +144,7 @@ func TestShutdown_RequestHangs(t *testing.T) {
 		}()
 	}
 	f.waits(2)
-	require.Error(t, f.leave("one"))
+	require.Error(t, f.leave())
 	require.True(t, <-failed)
 	require.True(t, <-failed)
 	require.Contains(t, f.replicas["one"].stderr.String(), "requests were still in flight")
@@ -160,7 +160,7 @@ func TestShutdown_CollectorIsDead(t *testing.T) {
 	defer silent.Close()
 	f, _ := pauseable(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://" + silent.Addr().String()})
 	f.trending("one", "lease")
-	_ = f.leave("one") // what it says about the telemetry that it lost is not the point
+	_ = f.leave() // what it says about the telemetry that it lost is not the point
 }
 
 // Redis hangs, with an event on its way and a flush that waits for it.
@@ -175,7 +175,7 @@ func TestShutdown_RedisHangs(t *testing.T) {
 		_, _ = f.ask("one", http.MethodPost, "/payments/2/settled", "")
 	}()
 	<-time.After(200 * time.Millisecond) // Redis's silence is the fault itself: nothing tells when a call waits for it
-	_ = f.leave("one")
+	_ = f.leave()
 	<-asked
 	require.NoError(t, server.Resume())
 	f.start("two")
@@ -201,7 +201,7 @@ func TestShutdown_PostgresHangs(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return len(keysOf(t, server, "*:buffer:*:lease:*")) == 1
 	}, 20*time.Second, 10*time.Millisecond)
-	_ = f.leave("one")
+	_ = f.leave()
 	require.Empty(t, keysOf(t, server, "*:buffer:*:lease:*"))
 	proxy.Delay(0)
 	f.start("two")
