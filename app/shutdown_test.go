@@ -94,7 +94,8 @@ func TestShutdown_FillHangs(t *testing.T) {
 	})
 	f.trending("one", "lease")
 	release := f.hold("LOCK TABLE views IN ACCESS EXCLUSIVE MODE")
-	require.Eventually(t, func() bool { return f.trending("one", "lease").result == "stale" }, 20*time.Second, 10*time.Millisecond)
+	stale := func() bool { return f.trending("one", "lease").result == "stale" }
+	require.Eventually(t, stale, 20*time.Second, 10*time.Millisecond)
 	f.waits(1)
 	require.Len(t, keysOf(t, server, "*:lease:*"), 1)
 	require.NoError(t, f.leave("one"))
@@ -102,7 +103,8 @@ func TestShutdown_FillHangs(t *testing.T) {
 	f.waits(0)
 	release()
 	f.start("two")
-	require.Eventually(t, func() bool { return f.trending("two", "lease").result == "hit" }, 20*time.Second, 10*time.Millisecond)
+	hit := func() bool { return f.trending("two", "lease").result == "hit" }
+	require.Eventually(t, hit, 20*time.Second, 10*time.Millisecond)
 }
 
 // A flush hangs in Postgres. Its generation is free at once.

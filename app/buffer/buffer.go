@@ -3,24 +3,24 @@
 //
 // # Protocol
 //
-// ADD puts ids into the set `open`. CUT renames it to a generation, to which nothing is added any more. A generation has
-// a random name: a counter would start again after a loss of data, and its generations would look applied. A flusher
-// claims a generation by a lease, extends the lease while it works, reads the whole generation, and in one transaction
-// records and applies it. Then it acknowledges, which removes the generation from Redis. When a lease has expired, its
-// holder may be dead or only slow, so another process claims the generation. If both flush it, the second one waits at
-// the record for the first one's commit, finds it, and applies nothing.
+// ADD puts ids into the set `open`. CUT renames it to a generation, to which nothing is added any more. A generation
+// has a random name: a counter would start again after a loss of data, and its generations would look applied. A
+// flusher claims a generation by a lease, extends the lease while it works, reads the whole generation, and in one
+// transaction records and applies it. Then it acknowledges, which removes the generation from Redis. When a lease has
+// expired, its holder may be dead or only slow, so another process claims the generation. If both flush it, the second
+// one waits at the record for the first one's commit, finds it, and applies nothing.
 //
 // # Promise
 //
-// Ids that Add has accepted are applied at least once. Each generation, which is what was collected until a flush began,
-// is recorded in the database at most once: a generation that is recorded is only removed, one that is not is applied,
-// however often processes die.
+// Ids that Add has accepted are applied at least once. Each generation, which is what was collected until a flush
+// began, is recorded in the database at most once: a generation that is recorded is only removed, one that is not is
+// applied, however often processes die.
 //
 // Redis must keep what it has accepted. What that means depends on how it runs:
 //   - One server, with or without TLS: with `appendfsync everysec`, a machine that fails loses up to a second of ids;
 //     without persistence, a restart loses all of them.
-//   - Sentinel, and Cluster with replicas: replication is asynchronous, so a failover loses the ids that the replica did
-//     not have. Adds and flushes return errors until the replica is promoted.
+//   - Sentinel, and Cluster with replicas: replication is asynchronous, so a failover loses the ids that the replica
+//     did not have. Adds and flushes return errors until the replica is promoted.
 //   - Cluster: a buffer is on one node, the index of buffers on another. Add confirms that the buffer is in the index
 //     before it sends ids, and then every 15 seconds, so an accepted id is always found. If the node of the index loses
 //     its data, Run puts in again the buffers that its process knows. A buffer that no living process knows is lost to
@@ -84,8 +84,8 @@ type Buffers[ID id] struct {
 	legacyNext time.Time
 }
 
-// New returns a family of buffers between Redis and Postgres. It panics on options that cannot work, because those are a
-// fault of the program and not of its environment.
+// New returns a family of buffers between Redis and Postgres. It panics on options that cannot work, because those are
+// a fault of the program and not of its environment.
 func New[ID id](rdb redis.UniversalClient, pool *pgxpool.Pool, o Options[ID]) *Buffers[ID] {
 	o = o.withDefaults()
 	_, oneServer := rdb.(*redis.Client)
@@ -120,8 +120,8 @@ const (
 )
 
 // Add returns nil when Redis has the ids; an id that is there already is there once. After an error some of them may be
-// in the buffer and be applied in time: it does no harm to add them again, or to apply them otherwise. 20,000 ids are one
-// round-trip, and on a Cluster one more every 15 seconds.
+// in the buffer and be applied in time: it does no harm to add them again, or to apply them otherwise. 20,000 ids are
+// one round-trip, and on a Cluster one more every 15 seconds.
 func (b *Buffer[ID]) Add(ctx context.Context, ids ...ID) error {
 	for part := range slices.Chunk(ids, chunk*chunksAtOnce) {
 		open, err := b.add(ctx, part)

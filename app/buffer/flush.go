@@ -131,7 +131,8 @@ func (b *Buffer[ID]) flush(ctx context.Context, g claimed) (done Flushed, err er
 	return done, nil
 }
 
-// record writes one row for a generation. A second flusher of the same generation waits here for the first one's commit.
+// record writes one row for a generation. A second flusher of the same generation waits here for the first one's
+// commit.
 const record = `-- name: buffer_generation
 INSERT INTO buffer_generations (id, buffer, items) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`
 

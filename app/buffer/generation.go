@@ -44,10 +44,10 @@ func (b *Buffer[ID]) manifestKey(id uuid.UUID) string { return b.generationKey(i
 
 func (b *Buffer[ID]) leaseKey(id uuid.UUID) string { return b.keys.of("lease:" + id.String()) }
 
-// cut makes what is open a generation and claims it; errGone when nothing is open. It is not repeated: if only the reply
-// is lost, the generation is there without a flusher, and recovery claims it. A Cluster's client does repeat it, and must
-// not when the lease may have expired: that could cut other ids under a name that Postgres has recorded, and lose them.
-// After an error the lease may be ours all the same.
+// cut makes what is open a generation and claims it; errGone when nothing is open. It is not repeated: if only the
+// reply is lost, the generation is there without a flusher, and recovery claims it. A Cluster's client does repeat it,
+// and must not when the lease may have expired: that could cut other ids under a name that Postgres has recorded, and
+// lose them. After an error the lease may be ours all the same.
 func (b *Buffer[ID]) cut(ctx context.Context) (claimed, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.options.Lease/2)
 	defer cancel()
@@ -146,8 +146,8 @@ const (
 	readings = 3
 )
 
-// ids reads a whole generation, in order. A cursor does not survive a restart of Redis: to continue with one found 37,546
-// of 50,000. So after any error it is read from its beginning, and it counts only if every id was seen.
+// ids reads a whole generation, in order. A cursor does not survive a restart of Redis: to continue with one found
+// 37,546 of 50,000. So after any error it is read from its beginning, and it counts only if every id was seen.
 func (b *Buffer[ID]) ids(ctx context.Context, g claimed) (ids []ID, err error) {
 	for range readings {
 		if ids, err = b.scan(ctx, g); err == nil || ctx.Err() != nil {

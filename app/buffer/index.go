@@ -15,10 +15,10 @@ import (
 // last added to: Unix ms by the clock of the server that has the index. Recovery begins with it: without it, no process
 // would look for what a process that has died left in a buffer.
 //
-// So Add must not accept an id whose buffer is not there. One server adds the ids and the buffer's name in one script. On
-// a Cluster the two are on different nodes: a membership is confirmed before ids are sent, in a round-trip of its own,
-// and again after a quarter of forgetAfter. Run takes a buffer out only when it is empty and its membership older than
-// forgetAfter, so that no process can still count on it.
+// So Add must not accept an id whose buffer is not there. One server adds the ids and the buffer's name in one script.
+// On a Cluster the two are on different nodes: a membership is confirmed before ids are sent, in a round-trip of its
+// own, and again after a quarter of forgetAfter. Run takes a buffer out only when it is empty and its membership older
+// than forgetAfter, so that no process can still count on it.
 const forgetAfter = time.Minute
 
 // memberships knows when this process has confirmed that a buffer is in the index.

@@ -165,7 +165,8 @@ func (o oldRelease) cut(t *testing.T, lease string) (id string) {
 		redis.call('SET', KEYS[6], 'the token of an old replica', 'PX', ARGV[2])`
 	generation := o.key("gen:" + id)
 	err := o.rdb.Eval(t.Context(), old, []string{
-		o.key("open"), o.key("open:manifest"), o.key("generations"), generation, generation + ":manifest", o.key("lease:" + id),
+		o.key("open"), o.key("open:manifest"), o.key("generations"),
+		generation, generation + ":manifest", o.key("lease:" + id),
 	}, id, lease).Err()
 	require.ErrorIs(t, err, redis.Nil)
 	return id

@@ -2,7 +2,6 @@ package buffer_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,10 +54,10 @@ func TestAdd_RedisRefuses(t *testing.T) {
 		"OOM": {configured("maxmemory", "1"), configured("maxmemory", "0")},
 		"READONLY": {
 			func(t *testing.T, server *servicetest.RedisServer) { // demoted, as by a Sentinel
-				require.NoError(t, connect(t, server).SlaveOf(t.Context(), "127.0.0.1", fmt.Sprint(server.Port)).Err())
+				require.NoError(t, connect(t, server).Do(t.Context(), "REPLICAOF", "127.0.0.1", server.Port).Err())
 			},
 			func(t *testing.T, server *servicetest.RedisServer) {
-				require.NoError(t, connect(t, server).SlaveOf(t.Context(), "NO", "ONE").Err())
+				require.NoError(t, connect(t, server).Do(t.Context(), "REPLICAOF", "NO", "ONE").Err())
 			},
 		},
 		"MISCONF":    {snapshotsFail, configured("save", "")},

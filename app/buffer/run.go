@@ -97,8 +97,8 @@ func (b *Buffers[ID]) round(ctx, work context.Context, continuous []string) erro
 	return errors.Join(err, b.legacyRound(ctx, work, continuous))
 }
 
-// restore puts into the index again what it has lost: buffers that this process counts on, and those that were not empty
-// when it last looked.
+// restore puts into the index again what it has lost: buffers that this process counts on, and those that were not
+// empty when it last looked.
 func (b *Buffers[ID]) restore(ctx context.Context, listed map[string]indexEntry) (err error) {
 	missing := b.memberships.valid(b.options.forgetAfter)
 	b.known.Range(func(_, last any) bool {

@@ -12,7 +12,7 @@ import (
 )
 
 // heldUp is a family whose flush of the live buffer hangs at a lock in Postgres until release.
-func heldUp(t *testing.T, b backend, rdb redis.UniversalClient, table string) (
+func heldUp(t *testing.T, rdb redis.UniversalClient, table string) (
 	l *ledger, buffers *buffer.Buffers[int64], stopRun, release func(),
 ) {
 	t.Helper()
@@ -44,7 +44,7 @@ func TestShutdown_CancelsAFlushThatHangs(t *testing.T) {
 	for _, table := range []string{"payments", "buffer_generations"} {
 		t.Run(table, func(t *testing.T) {
 			onEachBackend(t, func(t *testing.T, b backend) {
-				l, buffers, stopRun, release := heldUp(t, b, b.client(t), table)
+				l, buffers, stopRun, release := heldUp(t, b.client(t), table)
 				began := time.Now()
 				stopRun()
 				require.Less(t, time.Since(began), 5*time.Second, "Run does not wait for the flush")
@@ -66,7 +66,7 @@ func TestShutdown_CancelsAFlushThatHangs(t *testing.T) {
 				l.settled(t, 1, payments)
 				b.empty(t, member)
 				l.holds(t, 1, payments)
-				require.Equal(t, 1.0, successor.flushes()["committed recovered"])
+				require.InDelta(t, 1, successor.flushes()["committed recovered"], 0)
 			})
 		})
 	}
@@ -86,7 +86,7 @@ func (l *ledger) unblocked(t *testing.T) {
 // A flush that ends in time is waited for.
 func TestShutdown_WaitsForAFlush(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
-		l, buffers, stopRun, release := heldUp(t, b, b.client(t), "payments")
+		l, buffers, stopRun, release := heldUp(t, b.client(t), "payments")
 		stopRun()
 		ended := make(chan error, 1)
 		go func() { ended <- buffers.Shutdown(t.Context()) }()
@@ -108,7 +108,7 @@ func TestShutdown_WaitsForAFlush(t *testing.T) {
 func TestShutdown_RedisHangs(t *testing.T) {
 	t.Parallel()
 	b := oneRedis(t)
-	_, buffers, stopRun, _ := heldUp(t, b, b.client(t), "payments")
+	_, buffers, stopRun, _ := heldUp(t, b.client(t), "payments")
 	require.NoError(t, b.nodes[0].Pause())
 	defer func() { require.NoError(t, b.nodes[0].Resume()) }()
 	stopRun()

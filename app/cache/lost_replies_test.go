@@ -29,7 +29,7 @@ func TestAReplyThatIsLost(t *testing.T) {
 				hit := other.get("k")
 				require.Equal(t, []any{got.Value, cache.ResultHit}, []any{hit.Value, hit.Result})
 				require.Equal(t, 1, runs(far, other))
-				require.Zero(t, b.at(t, "k").Exists(t.Context(), cache.LeaseKey("k")).Val(), "no lease is left that nobody knows of")
+				require.Zero(t, b.at(t, "k").Exists(t.Context(), cache.LeaseKey("k")).Val(), "no lease is left")
 			})
 		})
 	}

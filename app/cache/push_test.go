@@ -13,7 +13,8 @@ import (
 	"nervous/app/servicetest"
 )
 
-// pushPath is the way of messages to one client. While it is hung nothing arrives on subscriptions, and nothing says so.
+// pushPath is the way of messages to one client. While it is hung nothing arrives on subscriptions, and nothing says
+// so.
 type pushPath struct{ hung atomic.Bool }
 
 func (p *pushPath) through(s *settings) {

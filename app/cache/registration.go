@@ -36,8 +36,8 @@ const (
 	registrationLasts = 10 * time.Minute
 )
 
-// due says that the version is to be registered before a value is stored. Mostly Run has done it. While the registration
-// before it still counts, one that fails delays one caller, and not all.
+// due says that the version is to be registered before a value is stored. Mostly Run has done it. While the
+// registration before it still counts, one that fails delays one caller, and not all.
 func (r *registration) due() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -91,7 +91,8 @@ func (s settings) client() redis.UniversalClient {
 		roots, inner := x509.NewCertPool(), options.Dialer
 		roots.AppendCertsFromPEM(certificate)
 		config := &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
-		options.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) { // go-redis leaves it to a dialer
+		// go-redis leaves TLS to a dialer of one's own.
+		options.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := inner(ctx, network, address)
 			if err != nil {
 				return nil, err

@@ -55,8 +55,8 @@ func TestCache_Shutdown(t *testing.T) {
 				return errors.Is(err, cache.ErrShutdown)
 			})
 			select {
-			case <-ended:
-				require.Fail(t, "it has not waited")
+			case err := <-ended:
+				require.Fail(t, "it has not waited", err)
 			default:
 			}
 			l.release <- nil
@@ -73,7 +73,8 @@ func TestCache_Shutdown(t *testing.T) {
 		onEachBackend(t, func(t *testing.T, b backend) {
 			began := make(chan struct{}, 10)
 			options := cache.Options[string]{
-				Load: hanging(began), TTL: time.Hour, StaleFor: time.Hour, Lease: time.Hour, LoadTimeout: time.Hour, SoftTimeout: -1,
+				Load: hanging(began), TTL: time.Hour, StaleFor: time.Hour, Lease: time.Hour, LoadTimeout: time.Hour,
+				SoftTimeout: -1,
 			}
 			l := newLoader()
 			other := options

@@ -1,10 +1,10 @@
 // Package reconcile compares what the service believes was paid with what the bank says was settled: a payment
-// reconciles when the settlement of the same reference agrees in amount and currency. The others are reported by what is
-// wrong with them, and never marked.
+// reconciles when the settlement of the same reference agrees in amount and currency. The others are reported by what
+// is wrong with them, and never marked.
 //
-// It uses a write buffer in two ways. A run goes through all pending payments; Strategy says what each way of doing that
-// costs. And a payment provider sends an event for each settlement, Settled, which only puts the payment's id into the
-// buffer; a flush, on any replica, marks thousands at once.
+// It uses a write buffer in two ways. A run goes through all pending payments; Strategy says what each way of doing
+// that costs. And a payment provider sends an event for each settlement, Settled, which only puts the payment's id into
+// the buffer; a flush, on any replica, marks thousands at once.
 //
 // It promises that what is marked agrees, because the statements that mark compare once more. A run promises that what
 // agrees is marked: it ends only when Postgres counts nothing that is pending and agrees. Live events can be lost by
@@ -12,9 +12,9 @@
 //
 // How it fails. A run whose process dies is taken over by another one within seconds; one whose process leaves in order
 // is free at once. A run that has failed on all its attempts says so and why. With Redis away, full or read-only,
-// payments are marked in Postgres directly, which is slower and counted; live events are marked directly only a few at a
-// time, and beyond that refused with ErrUnavailable. With Postgres away, events wait in Redis, and runs wait to be taken
-// up again.
+// payments are marked in Postgres directly, which is slower and counted; live events are marked directly only a few at
+// a time, and beyond that refused with ErrUnavailable. With Postgres away, events wait in Redis, and runs wait to be
+// taken up again.
 package reconcile
 
 import (
@@ -126,7 +126,8 @@ func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 	})
 	life, kill := context.WithCancel(context.Background())
 	return &Reconciler{
-		life: life, kill: kill, pool: pool, buffers: buffers, live: buffers.Open(liveBuffer), options: o, tel: newInstruments(),
+		life: life, kill: kill, pool: pool, buffers: buffers, live: buffers.Open(liveBuffer), options: o,
+		tel:   newInstruments(),
 		asked: make(chan struct{}, 1), direct: make(chan struct{}, o.Direct),
 	}
 }
@@ -145,8 +146,8 @@ func withTally(ctx context.Context, operation string, s Strategy) context.Contex
 }
 
 // Run flushes live events, works on runs that any replica has started, and starts runs by itself, until the context
-// ends. Then it begins nothing more, leaves the run that it works on to another replica, and returns; Shutdown waits for
-// the end of that. It returns nil: what fails is tried again.
+// ends. Then it begins nothing more, leaves the run that it works on to another replica, and returns; Shutdown waits
+// for the end of that. It returns nil: what fails is tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
 	r.parts.Go(func() { r.takeJobs(ctx) })
 	r.parts.Go(func() { r.startJobs(ctx) })
@@ -158,9 +159,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 const handOverTimeout = 500 * time.Millisecond
 
 // Shutdown waits until the flushes that are under way have ended, and until a run that this process worked on is free
-// for another replica. When the context ends first, it cancels what is left and returns the context's error: flushes are
-// rolled back and their leases released, and a run is free when its worker has been silent for Options.Silence. Call it
-// after Run's context has ended.
+// for another replica. When the context ends first, it cancels what is left and returns the context's error: flushes
+// are rolled back and their leases released, and a run is free when its worker has been silent for Options.Silence.
+// Call it after Run's context has ended.
 func (r *Reconciler) Shutdown(ctx context.Context) error {
 	flushes := make(chan error, 1)
 	go func() { flushes <- r.buffers.Shutdown(ctx) }()
