@@ -161,9 +161,10 @@ func (b *Buffer[ID]) add(ctx context.Context, ids []ID) (open int64, err error) 
 func (b *Buffer[ID]) send(
 	ctx context.Context, ids []ID, eval func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
 ) (open int64, err error) {
-	to := []string{b.keys.of("open"), b.keys.of("open:manifest")}
+	buffer := []string{b.keys.of("open"), b.keys.of("open:manifest")}
+	to := buffer
 	if b.oneServer {
-		to = append(to, b.keys.index)
+		to = append(slices.Clone(buffer), b.keys.index)
 	}
 	from := traceparent(ctx)
 	replies, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
@@ -174,6 +175,7 @@ func (b *Buffer[ID]) send(
 				args = append(args, id)
 			}
 			eval(ctx, pipe, to, args...)
+			to = buffer // once in the index is enough
 		}
 		return nil
 	})
