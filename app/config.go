@@ -39,8 +39,9 @@ type config struct {
 	// strategies need when a burst of them shares two cores, because showing that is the point of the demo.
 	RequestTimeout time.Duration `env:"REQUEST_TIMEOUT" envDefault:"30s"`
 
-	// SHUTDOWN_TIMEOUT bounds the graceful end: requests and fills in flight, then telemetry. Docker kills after 10 s,
-	// so what is left over is given to the flush of telemetry.
+	// SHUTDOWN_TIMEOUT bounds the whole graceful end: requests, fills, flushes, runs and telemetry. They may go on for
+	// three quarters of it. What is left then is cancelled, so that another replica can take over at once, and the rest is
+	// for the last telemetry. A store that hangs adds up to a second. Docker kills after 10 s.
 	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"8s"`
 
 	// LOG_LEVEL is debug, info, warn or error.

@@ -24,6 +24,8 @@ type fleet struct {
 	t        *testing.T
 	received *otlp.Receiver
 	replicas map[string]*replicaProcess
+	// variables are those of every replica.
+	variables map[string]string
 	// database is the test's own connection.
 	database *pgx.Conn
 	token    string
@@ -41,14 +43,20 @@ func startFleet(t *testing.T, variables map[string]string, replicas ...string) *
 	f.does(`INSERT INTO posts (author_id, title) SELECT 1, 'Post ' || n FROM generate_series(1, 10) AS n`)
 	f.token, err = identity.New(tokenSecret).Mint(identity.Caller{User: "42", Scopes: []string{"reconcile"}}, time.Hour)
 	require.NoError(t, err)
-	all := map[string]string{
+	f.variables = map[string]string{
 		"DATABASE_URL": url, "REDIS_URL": servicetest.Redis(t).URL(), "OTEL_EXPORTER_OTLP_ENDPOINT": f.received.URL(),
 	}
-	maps.Copy(all, variables)
+	maps.Copy(f.variables, variables)
 	for _, name := range replicas {
-		f.replicas[name] = startReplica(t, name, all)
+		f.start(name)
 	}
 	return f
+}
+
+// start starts one more replica, or one that has ended.
+func (f *fleet) start(name string) {
+	f.t.Helper()
+	f.replicas[name] = startReplica(f.t, name, f.variables)
 }
 
 // does has the database do something.

@@ -442,7 +442,8 @@ var roots = []struct{ call, why string }{
 	{`SELECT`, "is the replica ready? It is asked by probes, and those have no span"},
 	{`reconcile_(look|take)`, "a worker looks for a run, and has a span once it has taken one"},
 	{`ZRANGE|PIPELINE SCARD|PIPELINE \[SCARD HGET ZRANGE\]`, "is there anything to flush? Then that has a span"},
-	{`EVALSHA buffer\.(cut|claim|forget)`, "this is how it comes by that"},
+	{`EVALSHA buffer\.(list|register|cut|claim|forget)`, "the flusher finds, claims and forgets buffers"},
+	{`EVALSHA cache\.register`, "a cache keeps its version registered"},
 	{`ZREM`, "a replica that ends takes itself off the list of those alive"},
 	{`ACQUIRE`, "any of these may have had to wait for a connection"},
 }

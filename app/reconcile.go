@@ -18,6 +18,9 @@ import (
 	"nervous/app/telemetry"
 )
 
+// commandEnd bounds the end of the command: the last flush, and the last export of telemetry.
+const commandEnd = 2 * time.Second
+
 // runReconcile does from a terminal what POST /reconcile asks for. The run is like any other: a replica may take it
 // first, and goes on with it if this process dies. Ctrl-C cancels it.
 func runReconcile(ctx context.Context, p program, args []string) error {
@@ -52,7 +55,7 @@ func runReconcile(ctx context.Context, p program, args []string) error {
 		return fmt.Errorf("telemetry: %w", err)
 	}
 	defer func() {
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), telemetryFlush)
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandEnd)
 		defer cancel()
 		if lost := flush(bounded); lost != nil { // which is no fault of the run's
 			fmt.Fprintln(p.stderr, "app: what was measured is lost:", lost)
@@ -73,7 +76,11 @@ func runReconcile(ctx context.Context, p program, args []string) error {
 			}
 			return report(p.stdout, job)
 		})
-		return group.Wait()
+		err := group.Wait()
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandEnd)
+		defer cancel()
+		_ = r.Shutdown(bounded) // what it had to cancel, a replica does
+		return err
 	})
 }
 
@@ -164,5 +171,5 @@ func withStores(ctx context.Context, c jobConfig, f func(*reconcile.Reconciler) 
 	if _, err := check.atStart(ctx); err != nil {
 		return err
 	}
-	return f(reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, terminal())))
+	return f(reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.Redis, terminal())))
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,11 +15,7 @@ import (
 	"nervous/app/telemetry"
 )
 
-// telemetryFlush bounds the last export; what a dead collector does not take by then is lost.
-const telemetryFlush = 2 * time.Second
-
-// runServe answers requests until the context ends, then ends gracefully: it stops accepting, finishes what is in
-// flight, flushes its telemetry, each within a bound.
+// runServe answers requests until the context ends. Then it ends within SHUTDOWN_TIMEOUT, see shutDown.
 func runServe(ctx context.Context, p program, args []string) (err error) {
 	if len(args) > 0 {
 		fmt.Fprintln(p.stderr, "usage: app serve (it is configured by the environment)")
@@ -34,8 +31,10 @@ func runServe(ctx context.Context, p program, args []string) (err error) {
 	if err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}
+	endsBy := func() time.Time { return time.Now().Add(c.ShutdownTimeout / 4) }
 	defer func() {
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), telemetryFlush)
+		// What a dead collector does not take by then is lost.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Until(endsBy()), endGrace))
 		defer cancel()
 		err = errors.Join(err, flush(bounded))
 	}()
@@ -59,16 +58,21 @@ func runServe(ctx context.Context, p program, args []string) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("LISTEN_ADDR %s: %w", c.ListenAddr, err), s.close())
 	}
-	return errors.Join(s.serve(ctx, listener, c), s.close())
+	err = s.serve(ctx, listener, c)
+	endsBy = func() time.Time { return s.endsBy }
+	return errors.Join(err, s.close())
 }
 
 // serve returns nil after a graceful end.
 func (s *service) serve(ctx context.Context, listener net.Listener, c config) error {
+	requests, cancelRequests := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelRequests()
 	server := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return requests },
 	}
 	slog.InfoContext(ctx, "serving",
 		"address", listener.Addr().String(), "replica", c.ReplicaID, "strategy", c.Trending.Strategy)
@@ -80,25 +84,19 @@ func (s *service) serve(ctx context.Context, listener net.Listener, c config) er
 		}
 		return nil
 	})
-	// The background work outlasts the requests: those in flight may still be waiting for it.
-	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
-	group.Go(func() error { return s.trending.Run(background) })
-	group.Go(func() error { return s.reconcile.Run(background) })
-	group.Go(func() error { return s.limiter.Run(background) })
+	// Requests in flight may still wait for what trending and the limiter do, so these outlast the requests.
+	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBehind()
+	b := background{cancelRequests, stopBehind, &sync.WaitGroup{}}
+	b.start(behind, s.trending.Run)
+	b.start(behind, s.limiter.Run)
 	if s.checkRedisLater != nil {
-		group.Go(func() error { s.checkRedisLater(background); return nil })
+		b.start(behind, func(ctx context.Context) error { s.checkRedisLater(ctx); return nil })
 	}
+	b.start(ctx, s.reconcile.Run)
 	group.Go(func() error {
 		<-ctx.Done()
-		defer stopBackground()
-		s.draining.Store(true)
-		slog.InfoContext(ctx, "shutting down", "bound", c.ShutdownTimeout)
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
-		defer cancel()
-		if err := server.Shutdown(bounded); err != nil {
-			return errors.Join(fmt.Errorf("requests were still in flight after %s: %w", c.ShutdownTimeout, err), server.Close())
-		}
-		return nil
+		return s.shutDown(context.WithoutCancel(ctx), server, c.ShutdownTimeout, b)
 	})
 	return group.Wait()
 }

@@ -30,8 +30,10 @@ type service struct {
 	reconcile *reconcile.Reconciler
 	limiter   *ratelimit.Limiter
 	draining  atomic.Bool
-	pool      *pgxpool.Pool
-	rdb       redis.UniversalClient
+	// endsBy is when the graceful end must be over, once it has begun.
+	endsBy time.Time
+	pool   *pgxpool.Pool
+	rdb    redis.UniversalClient
 	// checkRedisLater is nil where Redis has answered at the start.
 	checkRedisLater func(context.Context)
 }
@@ -65,9 +67,9 @@ func build(ctx context.Context, c config) (*service, error) {
 		AcquireTimeout: c.Database.AcquireTimeout,
 	})
 
-	s.reconcile = reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.ReplicaID))
+	s.reconcile = reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.Redis, c.ReplicaID))
 
-	// Who may call how often.
+	// How often a caller may call.
 	s.limiter = ratelimit.New(rdb, ratelimit.Options{
 		Namespace: c.Redis.Namespace,
 		Replica:   c.ReplicaID,
@@ -101,9 +103,10 @@ func build(ctx context.Context, c config) (*service, error) {
 	return s, nil
 }
 
-func reconcileOptions(c reconcileConfig, replica string) reconcile.Options {
+func reconcileOptions(c reconcileConfig, r redisStore, replica string) reconcile.Options {
 	return reconcile.Options{
 		Replica:    replica,
+		Namespace:  r.Namespace,
 		FlushAge:   c.FlushAge,
 		FlushSize:  c.FlushSize,
 		Every:      c.Every,
@@ -122,11 +125,6 @@ func (s *service) ready(ctx context.Context) error {
 		return errors.New("this replica is shutting down")
 	}
 	return migrations.Check(ctx, s.pool)
-}
-
-func (s *service) close() error {
-	s.pool.Close()
-	return s.rdb.Close()
 }
 
 func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {

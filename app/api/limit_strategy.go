@@ -7,8 +7,8 @@ import (
 	"nervous/app/ratelimit"
 )
 
-// strategyHeader chooses how a request is counted, where callers may: a strategy's name, or "off". It is a header and not
-// a parameter, because it has the same meaning on every route.
+// strategyHeader chooses how a request is counted, where callers may: a strategy's name, or "off". It is a header and
+// not a parameter, because it has the same meaning on every route.
 const strategyHeader = "X-RateLimit-Strategy"
 
 // strategyField is how problems name it.

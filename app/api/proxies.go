@@ -15,8 +15,8 @@ import (
 // proxies as hops says, each within the given networks. What stands before that, the caller may have written. X-Real-IP
 // and Forwarded are not read.
 //
-// Without hops the header is read past every proxy within the networks. A caller inside one of them could then write the
-// address that it wants to be.
+// Without hops the header is read past every proxy within the networks. A caller inside one of them could then write
+// the address that it wants to be.
 //
 // An element may have a port, as some load balancers write it. Where an element is no address, the proxy that wrote it
 // is the caller.

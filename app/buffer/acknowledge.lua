@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- KEYS: generation, its manifest, its lease, generations. ARGV: id, token.
--- Forgets a generation that Postgres has, unless another holds its lease; returns whether it did. That one is reading
--- the generation, will find it in Postgres, and acknowledges it then. Nobody holds it when it has run out, or when a
--- Redis that is full has evicted it, as it does with all that expires.
+-- Removes a generation that Postgres has, unless another process holds its lease; returns whether it did. That process
+-- is reading the generation; it will find the record in Postgres and then acknowledge. There is no holder when the lease
+-- has expired, or when a full Redis has evicted it.
 local holder = redis.call('GET', KEYS[3])
 if holder and holder ~= ARGV[2] then
   return 0

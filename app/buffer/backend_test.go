@@ -3,7 +3,10 @@ package buffer_test
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -19,9 +22,13 @@ import (
 type backend struct {
 	nodes   []*servicetest.RedisServer
 	cluster *servicetest.Cluster
+	// delay holds up each reply that a process gets, as a Redis at a distance does.
+	delay time.Duration
+	// far are the proxies that do that.
+	far map[string]string
 }
 
-// onEachBackend runs a test over both.
+// onEachBackend runs a test over one Redis and over a Cluster.
 func onEachBackend(t *testing.T, test func(t *testing.T, b backend)) {
 	t.Helper()
 	t.Parallel()
@@ -31,11 +38,45 @@ func onEachBackend(t *testing.T, test func(t *testing.T, b backend)) {
 	})
 	t.Run("cluster", func(t *testing.T) {
 		t.Parallel()
-		cluster := servicetest.RedisCluster(t)
-		b := backend{cluster.Nodes, cluster}
+		test(t, aCluster(t))
+	})
+}
+
+// onEveryBackend runs a test about faults also with TLS, and with a Redis that is 10 ms away.
+func onEveryBackend(t *testing.T, test func(t *testing.T, b backend)) {
+	t.Helper()
+	onPlainBackends(t, test)
+	t.Run("tls", func(t *testing.T) {
+		t.Parallel()
+		b := backend{nodes: []*servicetest.RedisServer{servicetest.RedisTLS(t)}}
 		b.loadScripts(t)
 		test(t, b)
 	})
+}
+
+// onPlainBackends leaves TLS out: a proxy that must find a command in what passes cannot read it there.
+func onPlainBackends(t *testing.T, test func(t *testing.T, b backend)) {
+	t.Helper()
+	onEachBackend(t, test)
+	t.Run("10ms away", func(t *testing.T) {
+		t.Parallel()
+		b := oneRedis(t)
+		b.delay, b.far = 10*time.Millisecond, map[string]string{}
+		for _, node := range b.nodes {
+			proxy := servicetest.NewProxy(t, node.Addr())
+			proxy.Delay(b.delay)
+			b.far[node.Addr()] = proxy.Addr()
+		}
+		test(t, b)
+	})
+}
+
+func aCluster(t *testing.T) backend {
+	t.Helper()
+	cluster := servicetest.RedisCluster(t)
+	b := backend{nodes: cluster.Nodes, cluster: cluster}
+	b.loadScripts(t)
+	return b
 }
 
 func oneRedis(t *testing.T) backend {
@@ -73,6 +114,8 @@ func (b backend) loadScripts(t *testing.T) {
 type network struct {
 	Redis   []string
 	Cluster bool
+	// CAFile verifies servers that speak TLS.
+	CAFile string
 	// Through maps the address of a node to that of the proxy by which this process reaches it.
 	Through map[string]string
 	// Backoff is how long a Cluster's client waits before it repeats what a connection lost. The default is its own.
@@ -80,9 +123,12 @@ type network struct {
 }
 
 func (b backend) network() network {
-	n := network{Cluster: b.cluster != nil}
+	n := network{Cluster: b.cluster != nil, Through: b.far}
 	for _, node := range b.nodes {
 		n.Redis = append(n.Redis, node.Addr())
+		if node.Options().TLSConfig != nil {
+			n.CAFile = node.CAFile()
+		}
 	}
 	return n
 }
@@ -92,15 +138,40 @@ const timeout = 10 * time.Second
 
 func (n network) client() redis.UniversalClient {
 	dialer := net.Dialer{Timeout: timeout}
-	return redis.NewUniversalClient(&redis.UniversalOptions{
+	secure := n.secure()
+	o := &redis.UniversalOptions{
 		Addrs: n.Redis, IsClusterMode: n.Cluster,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		ReadTimeout: timeout, WriteTimeout: timeout, PoolSize: 10,
 		MinRetryBackoff: n.Backoff, MaxRetryBackoff: n.Backoff,
 		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dialer.DialContext(ctx, network, cmp.Or(n.Through[address], address))
+			conn, err := dialer.DialContext(ctx, network, cmp.Or(n.Through[address], address))
+			if err != nil || secure == nil {
+				return conn, err
+			}
+			return tls.Client(conn, secure), nil
 		},
-	})
+	}
+	if n.Cluster {
+		cluster := o.Cluster()
+		cluster.ClusterStateReloadInterval = time.Second // the default is a minute, which no test waits after a failover
+		return redis.NewClusterClient(cluster)
+	}
+	return redis.NewUniversalClient(o)
+}
+
+// secure is how TLS is spoken, nil where it is not.
+func (n network) secure() *tls.Config {
+	if n.CAFile == "" {
+		return nil
+	}
+	certificate, err := os.ReadFile(n.CAFile)
+	if err != nil {
+		panic(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(certificate)
+	return &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
 }
 
 // client is a client of all nodes.
@@ -129,8 +200,11 @@ const (
 	member = family + ":" + live
 )
 
-// key is that of something of a buffer, for who must look at it behind the buffer's back.
-func key(member, what string) string { return "buffer:{" + member + "}:" + what }
+// key is that of something of a buffer, in the default namespace.
+func key(member, what string) string { return "default:buffer:{" + member + "}:" + what }
+
+// index is the sorted set of the buffers of the default namespace.
+const index = "default:buffers"
 
 // at is a client of the node that keeps the buffer.
 func (b backend) at(t *testing.T, member string) *redis.Client {
@@ -188,6 +262,7 @@ func (b backend) proxies(t *testing.T) (n network, byNode map[*servicetest.Redis
 	n.Through, byNode = map[string]string{}, map[*servicetest.RedisServer]*servicetest.Proxy{}
 	for _, node := range b.nodes {
 		byNode[node] = servicetest.NewProxy(t, node.Addr())
+		byNode[node].Delay(b.delay)
 		n.Through[node.Addr()] = byNode[node].Addr()
 	}
 	return n, byNode

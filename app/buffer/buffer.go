@@ -1,24 +1,40 @@
-// Package buffer is a write buffer: Redis collects ids from any number of processes, and one transaction applies them
-// all, where each alone would cost the database a round-trip.
+// Package buffer is a write buffer: Redis collects ids from any number of processes, and one transaction applies all of
+// them, instead of one round-trip to the database for each.
 //
-// It promises that what Add has accepted is applied at least once, and that each generation, which is what was
-// collected until a flush began, is recorded in the database at most once: however often processes die, a generation
-// whose record is there is only forgotten, one without it is applied again. It holds no more than Redis does: with
-// `appendfsync everysec` a Redis that dies takes up to a second of ids along. Whoever cannot afford that finds them
-// again in the database, as those that are still waiting; so does this deployment.
+// # Protocol
 //
-// The protocol. ADD puts ids into the set `open`. CUT renames it to a generation, which is never added to again, and
-// whose name is random: a counter would start anew after a loss of data, and its generations would look as if they had
-// been applied. A flusher claims a generation by a lease and keeps it alive, reads it whole, and in one transaction
-// records it and applies it; then it acknowledges, which forgets the generation. Whose lease has expired may be dead or
-// only slow, so another claims the generation: of two who flush the same, the second waits at the record for the
-// first's commit, finds it there, and applies nothing.
+// ADD puts ids into the set `open`. CUT renames it to a generation, to which nothing is added any more. A generation
+// has a random name: a counter would start again after a loss of data, and its generations would look applied. A
+// flusher claims a generation by a lease, extends the lease while it works, reads the whole generation, and in one
+// transaction records and applies it. Then it acknowledges, which removes the generation from Redis. When a lease has
+// expired, its holder may be dead or only slow, so another process claims the generation. If both flush it, the second
+// one waits at the record for the first one's commit, finds it, and applies nothing.
 //
-// How it fails. With Redis away or full, Add returns an error and the caller writes to the database itself. With the
-// database away, generations wait in Redis and the oldest grows old. A flush that fails is tried again when its lease
-// has run out, by any process that runs Run.
+// # Promise
 //
-// It needs a table that the owner's migrations create:
+// Ids that Add has accepted are applied at least once. Each generation, which is what was collected until a flush
+// began, is recorded in the database at most once: a generation that is recorded is only removed, one that is not is
+// applied, however often processes die.
+//
+// Redis must keep what it has accepted. What that means depends on how it runs:
+//   - One server, with or without TLS: with `appendfsync everysec`, a machine that fails loses up to a second of ids;
+//     without persistence, a restart loses all of them.
+//   - Sentinel, and Cluster with replicas: replication is asynchronous, so a failover loses the ids that the replica
+//     did not have. Adds and flushes return errors until the replica is promoted.
+//   - Cluster: a buffer is on one node, the index of buffers on another. Add confirms that the buffer is in the index
+//     before it sends ids, and then every 15 seconds, so an accepted id is always found. If the node of the index loses
+//     its data, Run puts in again the buffers that its process knows. A buffer that no living process knows is lost to
+//     recovery then. While a slot moves, Add may return an error (TRYAGAIN), and flushes of its buffers wait.
+//
+// A service that must not lose ids compares with the database from time to time, as this deployment does.
+//
+// # Failures
+//
+// When Redis is away, full, read-only or loading, Add returns an error and the caller writes to the database itself.
+// When the database is away, generations wait in Redis and their age grows. A flush that fails is tried again when its
+// lease has expired, by any process that calls Run. A flush that Shutdown cancels is free at once.
+//
+// It needs go-redis, Redis 7.0 or later, and a table that the owner's migrations create:
 //
 //	CREATE TABLE buffer_generations (
 //	    id         uuid        PRIMARY KEY,
@@ -27,10 +43,10 @@
 //	    flushed_at timestamptz NOT NULL DEFAULT now()
 //	)
 //
-// The ideas are old: Sidekiq's super_fetch and asynq recover work by leases, log-structured stores flush immutable
-// segments. What is added here is the record in the transaction, which makes a second flush harmless.
+// Recovery of work by leases is as in Sidekiq's super_fetch and in asynq, immutable segments are as in log-structured
+// stores. The record in the same transaction is what makes a second flush harmless.
 //
-// To lift it into another service, copy the folder. It needs go-redis, pgx, google/uuid and the OpenTelemetry API, and
+// To use it in another service, copy the folder. It needs go-redis, pgx, google/uuid and the OpenTelemetry API, and
 // nothing else of this repository.
 package buffer
 
@@ -56,55 +72,62 @@ type Buffers[ID id] struct {
 	pool    *pgxpool.Pool
 	options Options[ID]
 	tel     *instruments
-	// full is told when a buffer has come to its FlushSize.
+	life    *lifetime
+	// oneServer says that all keys are on one server, so that a script may use a buffer's and the index.
+	oneServer   bool
+	memberships memberships
+	// full is signalled when a buffer has reached its FlushSize.
 	full chan struct{}
 	// known is what Run saw last.
-	known sync.Map // buffer name -> Stats
+	known sync.Map // prefix of keys -> seen
+	// legacyNext is when Run looks for buffers of older releases again. Only Run uses it.
+	legacyNext time.Time
 }
 
-// New returns a family of buffers between Redis and Postgres.
+// New returns a family of buffers between Redis and Postgres. It panics on options that cannot work, because those are
+// a fault of the program and not of its environment.
 func New[ID id](rdb redis.UniversalClient, pool *pgxpool.Pool, o Options[ID]) *Buffers[ID] {
 	o = o.withDefaults()
+	_, oneServer := rdb.(*redis.Client)
 	b := &Buffers[ID]{
-		rdb: rdb, pool: pool, options: o, full: make(chan struct{}, 1),
-		tel: newInstruments(o.TracerProvider, o.MeterProvider),
+		rdb: rdb, pool: pool, options: o, full: make(chan struct{}, 1), life: newLifetime(), oneServer: oneServer,
+		memberships: memberships{confirmed: map[string]time.Time{}},
+		tel:         newInstruments(o.TracerProvider, o.MeterProvider),
 	}
 	b.tel.observe(b.lastSeen)
 	return b
 }
 
-// Open returns the buffer of that name, which is any text that Postgres can write down. It exists in Redis while it
-// holds something; a name costs nothing.
+// Open returns the buffer of that name, which is any text that Postgres can store. It exists in Redis while it has ids;
+// a name alone costs nothing.
 func (b *Buffers[ID]) Open(name string) *Buffer[ID] {
-	return &Buffer[ID]{Buffers: b, name: name, label: b.options.Label(name)}
+	return &Buffer[ID]{Buffers: b, name: name, label: b.options.Label(name), keys: b.options.keys(name)}
 }
 
 // Buffer is one buffer of a family. Its ids are apart from those of any other.
 type Buffer[ID id] struct {
 	*Buffers[ID]
 	name, label string
+	keys        keys
+	legacy      bool
 }
 
-// member is the buffer's name in the index, and the hash tag of its keys: all of a buffer is on one node of a Cluster.
-func (b *Buffer[ID]) member() string { return b.options.Name + ":" + b.name }
-
-func (b *Buffer[ID]) key(what string) string { return "buffer:{" + b.member() + "}:" + what }
-
 const (
-	// chunk is how many ids one script adds: Redis does nothing else meanwhile, so it must not be many.
+	// chunk is how many ids one script adds. Redis does nothing else meanwhile, so it must not be many.
 	chunk = 1000
 	// chunksAtOnce is how many chunks go in one pipeline.
 	chunksAtOnce = 20
 )
 
-// Add returns when Redis has the ids; those that are there already are there once. After an error some of them may be
-// in the buffer, and applied in time: adding them again, or applying them otherwise, does no harm.
+// Add returns nil when Redis has the ids; an id that is there already is there once. After an error some of them may be
+// in the buffer and be applied in time: it does no harm to add them again, or to apply them otherwise. 20,000 ids are
+// one round-trip, and on a Cluster one more every 15 seconds.
 func (b *Buffer[ID]) Add(ctx context.Context, ids ...ID) error {
 	for part := range slices.Chunk(ids, chunk*chunksAtOnce) {
 		open, err := b.add(ctx, part)
 		if err != nil {
 			b.tel.added(ctx, b.label, outcomeRefused, len(part))
-			return fmt.Errorf("buffer %s: %w", b.member(), err)
+			return fmt.Errorf("buffer %s: add: %w", b.keys.member, err)
 		}
 		b.tel.added(ctx, b.label, outcomeAdded, len(part))
 		b.options.reached(pointAdded)
@@ -118,41 +141,54 @@ func (b *Buffer[ID]) Add(ctx context.Context, ids ...ID) error {
 	return nil
 }
 
-// add is one pipeline, and so one round-trip. It returns how many ids are open.
-func (b *Buffer[ID]) add(ctx context.Context, ids []ID) (int64, error) {
-	keys := []string{b.key("open"), b.key("open:manifest")}
-	from := traceparent(ctx)
-	send := func() ([]redis.Cmder, error) {
-		return b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-			// First, so that there is no id whose buffer recovery would not find.
-			pipe.ZAdd(ctx, index, redis.Z{Score: float64(time.Now().UnixMilli()), Member: b.member()})
-			for part := range slices.Chunk(ids, chunk) {
-				args := make([]any, 0, 2+len(part))
-				args = append(args, from, b.options.Producers)
-				for _, id := range part {
-					args = append(args, id)
-				}
-				addScript.EvalSha(ctx, pipe, keys, args...)
-			}
-			return nil
-		})
+// add returns how many ids are open.
+func (b *Buffer[ID]) add(ctx context.Context, ids []ID) (open int64, err error) {
+	if err := b.confirm(ctx, 4); err != nil {
+		return 0, err
 	}
-	replies, err := send()
+	open, err = b.send(ctx, ids, addScript.EvalSha)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		if err = addScript.Load(ctx, b.rdb).Err(); err == nil {
-			replies, err = send()
-		}
+		open, err = b.send(ctx, ids, addScript.Eval) // not SCRIPT LOAD, which a user may be forbidden
 	}
+	if err != nil {
+		return 0, err
+	}
+	// After a long pause of this process, another one may have taken the buffer for empty and out of the index.
+	return open, b.confirm(ctx, 2)
+}
+
+// send adds ids in one pipeline.
+func (b *Buffer[ID]) send(
+	ctx context.Context, ids []ID, eval func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
+) (open int64, err error) {
+	buffer := []string{b.keys.of("open"), b.keys.of("open:manifest")}
+	to := buffer
+	if b.oneServer {
+		to = append(slices.Clone(buffer), b.keys.index)
+	}
+	from := traceparent(ctx)
+	replies, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for part := range slices.Chunk(ids, chunk) {
+			args := make([]any, 0, 3+len(part))
+			args = append(args, from, b.options.Producers, b.keys.member)
+			for _, id := range part {
+				args = append(args, id)
+			}
+			eval(ctx, pipe, to, args...)
+			to = buffer // once in the index is enough
+		}
+		return nil
+	})
 	if err != nil {
 		return 0, err
 	}
 	return replies[len(replies)-1].(*redis.Cmd).Int64()
 }
 
-// Drop forgets what is open: it is not applied. What a flush has begun with is.
+// Drop removes what is open without applying it. A flush that has begun is not affected.
 func (b *Buffer[ID]) Drop(ctx context.Context) error {
-	if err := b.rdb.Unlink(ctx, b.key("open"), b.key("open:manifest")).Err(); err != nil {
-		return fmt.Errorf("buffer %s: drop: %w", b.member(), err)
+	if err := b.rdb.Unlink(ctx, b.keys.of("open"), b.keys.of("open:manifest")).Err(); err != nil {
+		return fmt.Errorf("buffer %s: drop: %w", b.keys.member, err)
 	}
 	return nil
 }

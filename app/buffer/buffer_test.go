@@ -46,7 +46,7 @@ func TestWhatWasAddedIsAppliedOnce(t *testing.T) {
 		for _, node := range b.nodes {
 			keys = append(keys, connect(t, node).Keys(t.Context(), "*").Val()...)
 		}
-		require.Equal(t, []string{buffer.Index}, keys, "nothing is left but the index")
+		require.Equal(t, []string{index}, keys, "nothing is left but the index")
 		done, err = buf.Flush(t.Context())
 		require.NoError(t, err)
 		require.Zero(t, done)
@@ -87,15 +87,6 @@ func TestBuffersOfAnyNameAreApart(t *testing.T) {
 			l.holds(t, 1, int64(i+1))
 		}
 	})
-}
-
-// The index knows a buffer as "family:name", so that the family a:b would take over the buffers b:… of a.
-func TestAFamilyWithoutAProperNameIsRefused(t *testing.T) {
-	t.Parallel()
-	for _, name := range []string{"", "a:b"} {
-		require.Panics(t, func() { buffer.New(nil, nil, buffer.Options[int64]{Name: name, Apply: mark}) })
-	}
-	require.Panics(t, func() { buffer.New(nil, nil, buffer.Options[int64]{Name: family}) })
 }
 
 func TestDropForgetsWhatNoFlushHasBegunWith(t *testing.T) {

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- KEYS: generation, its manifest, its lease, generations. ARGV: id, token, lease in ms.
--- Gives the lease of a generation if it is free or already the caller's. Returns its size and the fields of its
--- manifest; size 0 when somebody else holds the lease, -1 when there is no such generation any more.
+-- Takes the lease of a generation if it is free or already the caller's. Returns the generation's size and the fields of
+-- its manifest; size 0 when another process holds the lease, -1 when the generation does not exist any more.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('ZREM', KEYS[4], ARGV[1])
   return {-1}

@@ -18,7 +18,7 @@ const often = 50 * time.Millisecond
 // A worker is killed after each step of the protocol. Another one, which has never heard of it, finishes what it had
 // begun, and does nothing twice.
 func TestAWorkerThatIsKilled(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEveryBackend(t, func(t *testing.T, b backend) {
 		for _, point := range buffer.Points {
 			t.Run("when "+point, func(t *testing.T) {
 				t.Parallel()

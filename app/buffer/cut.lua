@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
 -- KEYS: open, its manifest, generations, the new generation, its manifest, its lease. ARGV: id, token, lease in ms.
--- Makes what is open a generation, which nobody adds to any more, and gives its lease to the cutter. Returns its size
--- and the fields of its manifest; size 0 when nothing is open. Repeated because the reply was lost, it returns the same
--- again: what was added in between is not part of it. Allowed on a Redis that is full: flushing is what makes room again.
+-- Renames what is open to a generation, to which nothing is added any more, and gives its lease to the caller. Returns
+-- its size and the fields of its manifest; size 0 when nothing is open. When it is repeated because the reply was lost,
+-- it returns the same again: what was added in between is not part of it. A full Redis must allow it, because a flush
+-- makes room.
 if redis.call('EXISTS', KEYS[4]) == 0 then
   if redis.call('EXISTS', KEYS[1]) == 0 then
     return {0}
   end
-  -- First, because it fails for ids that somebody has put there without a manifest: then nothing is half done.
+  -- First, because it fails for ids that were put there without a manifest: then nothing is half done.
   redis.call('RENAME', KEYS[2], KEYS[5])
   redis.call('RENAME', KEYS[1], KEYS[4])
   redis.call('ZADD', KEYS[3], redis.call('HGET', KEYS[5], 'since'), ARGV[1])

@@ -1,5 +1,7 @@
 package buffer
 
+import "time"
+
 // Points are the steps of the protocol at which a process may die, in order.
 var Points = []string{
 	string(pointAdded), string(pointCut), string(pointClaimed),
@@ -12,5 +14,8 @@ func (o Options[ID]) OnReached(tell func(point string)) Options[ID] {
 	return o
 }
 
-// Index is the sorted set of the buffers that exist.
-const Index = index
+// ForgetAfter changes how long a buffer that is empty stays in the index.
+func (o Options[ID]) ForgetAfter(d time.Duration) Options[ID] {
+	o.forgetAfter = d
+	return o
+}

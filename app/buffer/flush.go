@@ -7,16 +7,15 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
 // Flushed is what a flush has done.
 type Flushed struct {
-	// Generations were recorded and applied, Replayed had been recorded before: somebody died, or was too slow, before
-	// he could acknowledge them.
+	// Generations is how many were recorded and applied. Replayed is how many had been recorded before, by a process that
+	// died or was too slow before it could acknowledge them.
 	Generations, Replayed int
-	// Items are the ids of all of them; Applied is the sum of what Apply returned.
+	// Items is the number of ids in all of them, Applied the sum of what Apply returned.
 	Items, Applied int64
 }
 
@@ -29,7 +28,7 @@ func (f *Flushed) add(other Flushed) {
 
 // Flush applies everything that Add has accepted so far, and returns when no generation of this buffer is left: it
 // waits for those that other processes flush, and takes them over if they die. It stops at the first error; what it has
-// not applied stays in Redis.
+// not applied stays in Redis. When the context ends, it rolls back and releases its lease.
 func (b *Buffer[ID]) Flush(ctx context.Context) (done Flushed, err error) {
 	if done, err = b.flushOpen(ctx); err != nil {
 		return done, err
@@ -50,24 +49,21 @@ func (b *Buffer[ID]) Flush(ctx context.Context) (done Flushed, err error) {
 
 // flushOpen flushes what is open, if anything is.
 func (b *Buffer[ID]) flushOpen(ctx context.Context) (Flushed, error) {
-	g, err := b.cut(ctx)
-	switch {
-	case errors.Is(err, errGone):
-		return Flushed{}, nil
-	case err != nil:
-		return Flushed{}, fmt.Errorf("buffer %s: %w", b.member(), err)
+	done, err := b.take(ctx, b.cut)
+	if errors.Is(err, errGone) {
+		return done, nil
 	}
-	return b.flush(ctx, g)
+	return done, err
 }
 
-// recover flushes the generations that nobody holds, and returns how many others do.
+// recover flushes the generations whose lease is free, and returns how many other processes hold.
 func (b *Buffer[ID]) recover(ctx context.Context) (held int, done Flushed, err error) {
 	generations, err := b.waiting(ctx)
 	if err != nil {
-		return 0, done, fmt.Errorf("buffer %s: %w", b.member(), err)
+		return 0, done, fmt.Errorf("buffer %s: %w", b.keys.member, err)
 	}
 	for _, id := range generations {
-		recovered, err := b.recoverOne(ctx, id)
+		recovered, err := b.take(ctx, func(ctx context.Context) (claimed, error) { return b.claim(ctx, id) })
 		done.add(recovered)
 		switch {
 		case errors.Is(err, errHeld):
@@ -79,16 +75,32 @@ func (b *Buffer[ID]) recover(ctx context.Context) (held int, done Flushed, err e
 	return held, done, nil
 }
 
-func (b *Buffer[ID]) recoverOne(ctx context.Context, id uuid.UUID) (Flushed, error) {
-	g, err := b.claim(ctx, id)
-	if err != nil {
-		return Flushed{}, fmt.Errorf("buffer %s: %w", b.member(), err)
+// take claims a generation and flushes it. The lease of a flush that fails is left to expire, so that not every process
+// tries again at once; the lease of one that was cancelled is released, because another process may well succeed.
+func (b *Buffer[ID]) take(
+	ctx context.Context, claim func(context.Context) (claimed, error),
+) (done Flushed, err error) {
+	if !b.life.begin() {
+		return done, fmt.Errorf("buffer %s: %w", b.keys.member, ErrShutdown)
 	}
-	return b.flush(ctx, g)
+	defer b.life.end()
+	ctx, unbind := b.life.bind(ctx)
+	defer unbind()
+	g, err := claim(ctx)
+	if err == nil {
+		done, err = b.flush(ctx, g)
+	}
+	if err != nil && ctx.Err() != nil {
+		b.release(ctx, g)
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	if err != nil {
+		return done, fmt.Errorf("buffer %s: generation %s: %w", b.keys.member, g.ID, err)
+	}
+	return done, nil
 }
 
-// flush brings a claimed generation to Postgres. The lease of one that fails is left to expire, which keeps everybody
-// from trying again at once.
+// flush applies a claimed generation.
 func (b *Buffer[ID]) flush(ctx context.Context, g claimed) (done Flushed, err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.options.FlushTimeout)
 	defer cancel()
@@ -102,24 +114,25 @@ func (b *Buffer[ID]) flush(ctx context.Context, g claimed) (done Flushed, err er
 	go b.keepAlive(alive, g)
 
 	ids, err := b.ids(ctx, g)
-	if err != nil && b.recorded(ctx, g) { // another took us for dead, and has done our work
+	if err != nil && b.recorded(ctx, g) { // another process took this one for dead, and has flushed the generation
 		return Flushed{Replayed: 1, Items: g.size}, nil
 	}
 	if err != nil {
-		return Flushed{}, fmt.Errorf("buffer %s: generation %s: %w", b.member(), g.ID, err)
+		return Flushed{}, err
 	}
 	if done, err = b.commit(ctx, g, ids); err != nil {
-		return Flushed{}, fmt.Errorf("buffer %s: generation %s: %w", b.member(), g.ID, err)
+		return Flushed{}, err
 	}
 	b.options.reached(pointCommitted)
-	// It is done, even if Redis cannot be told now: then somebody finds the generation again, and its record.
+	// It is done even if Redis cannot be told now: the generation is found again, and then its record.
 	if err := b.acknowledge(ctx, g); err != nil {
 		span.RecordError(err)
 	}
 	return done, nil
 }
 
-// record is one row a generation. A second flusher of the same generation waits here for the first one's commit.
+// record writes one row for a generation. A second flusher of the same generation waits here for the first one's
+// commit.
 const record = `-- name: buffer_generation
 INSERT INTO buffer_generations (id, buffer, items) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`
 
@@ -127,7 +140,7 @@ INSERT INTO buffer_generations (id, buffer, items) VALUES ($1, $2, $3) ON CONFLI
 func (b *Buffer[ID]) commit(ctx context.Context, g claimed, ids []ID) (Flushed, error) {
 	done := Flushed{Items: int64(len(ids))}
 	err := pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, record, g.ID, b.member(), len(ids))
+		tag, err := tx.Exec(ctx, record, g.ID, b.options.Name+":"+b.name, len(ids))
 		if err != nil {
 			return fmt.Errorf("record: %w", err)
 		}

@@ -33,62 +33,71 @@ type claimed struct {
 
 var (
 	// errHeld: another process has the lease.
-	errHeld = errors.New("another process flushes it")
+	errHeld = errors.New("another process flushes the generation")
 	// errGone: it has been acknowledged, or Redis has lost it.
-	errGone = errors.New("it is not there any more")
+	errGone = errors.New("the generation is not in Redis any more")
 )
 
-func (b *Buffer[ID]) generationKey(id uuid.UUID) string { return b.key("gen:" + id.String()) }
+func (b *Buffer[ID]) generationKey(id uuid.UUID) string { return b.keys.of("gen:" + id.String()) }
 
 func (b *Buffer[ID]) manifestKey(id uuid.UUID) string { return b.generationKey(id) + ":manifest" }
 
-func (b *Buffer[ID]) leaseKey(id uuid.UUID) string { return b.key("lease:" + id.String()) }
+func (b *Buffer[ID]) leaseKey(id uuid.UUID) string { return b.keys.of("lease:" + id.String()) }
 
-// cut makes what is open a generation and claims it; errGone when nothing is open. We do not repeat it: if only the
+// cut makes what is open a generation and claims it; errGone when nothing is open. It is not repeated: if only the
 // reply is lost, the generation is there without a flusher, and recovery claims it. A Cluster's client does repeat it,
-// and must not when the lease may have run out: that could cut other ids under a name that Postgres knows already, and
-// lose them.
+// and must not when the lease may have expired: that could cut other ids under a name that Postgres has recorded, and
+// lose them. After an error the lease may be ours all the same.
 func (b *Buffer[ID]) cut(ctx context.Context) (claimed, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.options.Lease/2)
 	defer cancel()
 	g := claimed{Generation: Generation{b.name, uuid.New()}, token: uuid.NewString(), origin: originCut}
 	reply, err := cutScript.Run(ctx, b.rdb, []string{
-		b.key("open"), b.key("open:manifest"), b.key("generations"),
+		b.keys.of("open"), b.keys.of("open:manifest"), b.keys.of("generations"),
 		b.generationKey(g.ID), b.manifestKey(g.ID), b.leaseKey(g.ID),
 	}, g.ID.String(), g.token, b.options.Lease.Milliseconds()).Slice()
 	if err != nil {
-		return claimed{}, fmt.Errorf("cut: %w", err)
+		return g, fmt.Errorf("cut: %w", err)
 	}
 	if err := g.read(reply); err != nil {
-		return claimed{}, err
+		return g, err
 	}
 	if g.size == 0 {
-		return claimed{}, errGone
+		return g, errGone
 	}
 	b.options.reached(pointCut)
 	return g, nil
 }
 
-// claim takes over the generation of a flusher that is gone: errHeld, errGone.
+// claim takes over the generation of a flusher that is gone: errHeld, errGone. After an error the lease may be ours all
+// the same.
 func (b *Buffer[ID]) claim(ctx context.Context, id uuid.UUID) (claimed, error) {
 	g := claimed{Generation: Generation{b.name, id}, token: uuid.NewString(), origin: originRecovered}
 	reply, err := claimScript.Run(ctx, b.rdb, []string{
-		b.generationKey(id), b.manifestKey(id), b.leaseKey(id), b.key("generations"),
+		b.generationKey(id), b.manifestKey(id), b.leaseKey(id), b.keys.of("generations"),
 	}, id.String(), g.token, b.options.Lease.Milliseconds()).Slice()
 	if err != nil {
-		return claimed{}, fmt.Errorf("claim: %w", err)
+		return g, fmt.Errorf("claim: %w", err)
 	}
 	if err := g.read(reply); err != nil {
-		return claimed{}, err
+		return g, err
 	}
 	switch g.size {
 	case -1:
-		return claimed{}, errGone
+		return g, errGone
 	case 0:
-		return claimed{}, errHeld
+		return g, errHeld
 	}
 	b.options.reached(pointClaimed)
 	return g, nil
+}
+
+// release gives the lease up, so that another process can claim the generation at once. If Redis does not answer soon,
+// the lease expires.
+func (b *Buffer[ID]) release(ctx context.Context, g claimed) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	_ = releaseScript.Run(ctx, b.rdb, []string{b.leaseKey(g.ID)}, g.token).Err()
 }
 
 // read takes what CUT and CLAIM return: a size, then the fields of the manifest.
@@ -104,7 +113,7 @@ func (g *claimed) read(reply []any) (err error) {
 	for _, field := range reply[1:] {
 		parent, _ := field.(string)
 		ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": parent})
-		if span := trace.SpanContextFromContext(ctx); span.IsValid() { // the field `since` is none
+		if span := trace.SpanContextFromContext(ctx); span.IsValid() { // the field `since` is not one
 			g.producers = append(g.producers, span)
 		}
 	}
@@ -131,14 +140,14 @@ func (b *Buffer[ID]) keepAlive(ctx context.Context, g claimed) {
 }
 
 const (
-	// page is how many ids are asked of Redis at a time. One SMEMBERS of 50,000 would stop it for 9 ms.
+	// page is how many ids are read at a time. One SMEMBERS of 50,000 would block Redis for 9 ms.
 	page = 5000
 	// readings is how often a generation is read from its beginning before the flush fails.
 	readings = 3
 )
 
-// ids reads a generation whole and in order. A cursor does not survive a restart of Redis: going on with one found
-// 37,546 of 50,000. So after any error the reading begins again, and it counts only if every id was seen.
+// ids reads a whole generation, in order. A cursor does not survive a restart of Redis: to continue with one found
+// 37,546 of 50,000. So after any error it is read from its beginning, and it counts only if every id was seen.
 func (b *Buffer[ID]) ids(ctx context.Context, g claimed) (ids []ID, err error) {
 	for range readings {
 		if ids, err = b.scan(ctx, g); err == nil || ctx.Err() != nil {
@@ -168,7 +177,7 @@ func (b *Buffer[ID]) scan(ctx context.Context, g claimed) ([]ID, error) {
 		}
 	}
 	if int64(len(seen)) != g.size {
-		return nil, fmt.Errorf("%d of %d ids were there", len(seen), g.size)
+		return nil, fmt.Errorf("%d of %d ids were found", len(seen), g.size)
 	}
 	ids := make([]ID, 0, len(seen))
 	for id := range seen {
@@ -178,10 +187,15 @@ func (b *Buffer[ID]) scan(ctx context.Context, g claimed) ([]ID, error) {
 	return ids, nil
 }
 
-// acknowledge forgets a generation that Postgres has.
+// acknowledge removes a generation that Postgres has.
 func (b *Buffer[ID]) acknowledge(ctx context.Context, g claimed) error {
+	if ctx.Err() != nil { // the flush was cancelled after its commit
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+		defer cancel()
+	}
 	err := acknowledgeScript.Run(ctx, b.rdb, []string{
-		b.generationKey(g.ID), b.manifestKey(g.ID), b.leaseKey(g.ID), b.key("generations"),
+		b.generationKey(g.ID), b.manifestKey(g.ID), b.leaseKey(g.ID), b.keys.of("generations"),
 	}, g.ID.String(), g.token).Err()
 	if err != nil {
 		return fmt.Errorf("acknowledge: %w", err)
@@ -192,7 +206,7 @@ func (b *Buffer[ID]) acknowledge(ctx context.Context, g claimed) error {
 
 // waiting lists the generations that are not acknowledged, oldest first.
 func (b *Buffer[ID]) waiting(ctx context.Context) ([]uuid.UUID, error) {
-	names, err := b.rdb.ZRange(ctx, b.key("generations"), 0, -1).Result()
+	names, err := b.rdb.ZRange(ctx, b.keys.of("generations"), 0, -1).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return nil, fmt.Errorf("list generations: %w", err)
 	}

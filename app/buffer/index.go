@@ -4,41 +4,149 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
-// index is a sorted set of the buffers that exist, of all families, by when they were last added to (Unix ms). Recovery
-// begins with it: without it, nobody would look for what the process that knew a buffer has left.
-const index = "buffers"
-
-// forgetAfter is how long a buffer that is empty stays in the index.
+// The index is a sorted set of the buffers that may have something, of all families of a namespace, by when they were
+// last added to: Unix ms by the clock of the server that has the index. Recovery begins with it: without it, no process
+// would look for what a process that has died left in a buffer.
+//
+// So Add must not accept an id whose buffer is not there. One server adds the ids and the buffer's name in one script.
+// On a Cluster the two are on different nodes: a membership is confirmed before ids are sent, in a round-trip of its
+// own, and again after a quarter of forgetAfter. Run takes a buffer out only when it is empty and its membership older
+// than forgetAfter, so that no process can still count on it.
 const forgetAfter = time.Minute
 
-// indexed lists the family's buffers in the index by when they were last added to.
-func (b *Buffers[ID]) indexed(ctx context.Context) (map[string]float64, error) {
-	entries, err := b.rdb.ZRangeWithScores(ctx, index, 0, -1).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return nil, fmt.Errorf("list buffers: %w", err)
-	}
-	added := map[string]float64{}
-	for _, e := range entries {
-		if name, ours := strings.CutPrefix(e.Member.(string), b.options.Name+":"); ours {
-			added[name] = e.Score
-		}
-	}
-	return added, nil
+// memberships knows when this process has confirmed that a buffer is in the index.
+type memberships struct {
+	mu        sync.Mutex
+	confirmed map[string]time.Time // buffer name -> before it was asked
 }
 
-// forget takes a buffer that has been empty for a while from the index.
-func (b *Buffer[ID]) forget(ctx context.Context, added float64) error {
-	if time.Since(time.UnixMilli(int64(added))) < forgetAfter {
+// rememberedMemberships bounds the memory where Run, which forgets old ones, does not run.
+const rememberedMemberships = 10_000
+
+func (m *memberships) age(name string) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if at, known := m.confirmed[name]; known {
+		return time.Since(at)
+	}
+	return math.MaxInt64
+}
+
+func (m *memberships) confirm(name string, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.confirmed) >= rememberedMemberships {
+		clear(m.confirmed) // each is confirmed again when it is needed
+	}
+	m.confirmed[name] = at
+}
+
+func (m *memberships) forget(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.confirmed, name)
+}
+
+// valid lists the buffers whose membership is no older than the given age, and forgets the others.
+func (m *memberships) valid(atMost time.Duration) (names []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, at := range m.confirmed {
+		if time.Since(at) < atMost {
+			names = append(names, name)
+		} else {
+			delete(m.confirmed, name)
+		}
+	}
+	return names
+}
+
+// confirm makes sure that the buffer's membership in the index is no older than a part of forgetAfter.
+func (b *Buffer[ID]) confirm(ctx context.Context, part time.Duration) error {
+	if b.oneServer || b.memberships.age(b.name) < b.options.forgetAfter/part {
 		return nil
 	}
-	if err := forgetScript.Run(ctx, b.rdb, []string{index}, b.member(), int64(added)).Err(); err != nil {
-		return fmt.Errorf("forget: %w", err)
+	return b.register(ctx)
+}
+
+func (b *Buffer[ID]) register(ctx context.Context) error {
+	at := time.Now()
+	if err := registerScript.Run(ctx, b.rdb, []string{b.keys.index}, b.keys.member).Err(); err != nil {
+		return fmt.Errorf("put the buffer into the index %s: %w", b.keys.index, err)
+	}
+	b.memberships.confirm(b.name, at)
+	return nil
+}
+
+// indexEntry is what the index knew of a buffer when it was listed.
+type indexEntry struct {
+	added string        // the score
+	age   time.Duration // by the server's clock
+}
+
+// list returns the family's buffers in an index.
+func (b *Buffers[ID]) list(ctx context.Context, index, family string) (map[string]indexEntry, error) {
+	reply, err := listScript.Run(ctx, b.rdb, []string{index}).Slice()
+	if err != nil {
+		return nil, fmt.Errorf("list the buffers in %s: %w", index, err)
+	}
+	entries, err := readIndex(reply)
+	if err != nil {
+		return nil, fmt.Errorf("list the buffers in %s: %w", index, err)
+	}
+	ours := map[string]indexEntry{}
+	for member, entry := range entries {
+		if name, is := strings.CutPrefix(member, family+":"); is {
+			ours[name] = entry
+		}
+	}
+	return ours, nil
+}
+
+func readIndex(reply []any) (map[string]indexEntry, error) {
+	unexpected := fmt.Errorf("unexpected reply %v", reply)
+	if len(reply) != 2 {
+		return nil, unexpected
+	}
+	now, isTime := reply[0].(int64)
+	list, isList := reply[1].([]any)
+	if !isTime || !isList || len(list)%2 != 0 {
+		return nil, unexpected
+	}
+	entries := map[string]indexEntry{}
+	for i := 0; i < len(list); i += 2 {
+		member, isText := list[i].(string)
+		score, isScore := list[i+1].(string)
+		added, err := strconv.ParseFloat(score, 64)
+		if err != nil || !isText || !isScore {
+			return nil, errors.Join(unexpected, err)
+		}
+		entries[member] = indexEntry{score, time.Duration(float64(now)-added) * time.Millisecond}
+	}
+	return entries, nil
+}
+
+// forget takes a buffer that was empty, after it was listed, from the index.
+func (b *Buffer[ID]) forget(ctx context.Context, listed indexEntry) error {
+	if listed.age < b.options.forgetAfter {
+		return nil
+	}
+	from := []string{b.keys.index}
+	if b.oneServer {
+		from = append(from, b.keys.of("open"), b.keys.of("generations"))
+	}
+	// Before, so that an Add of this process which comes in between confirms the buffer again.
+	b.memberships.forget(b.name)
+	err := forgetScript.Run(ctx, b.rdb, from, b.keys.member, listed.added, b.options.forgetAfter.Milliseconds()).Err()
+	if err != nil {
+		return fmt.Errorf("take the buffer from the index %s: %w", b.keys.index, err)
 	}
 	return nil
 }

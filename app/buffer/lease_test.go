@@ -15,7 +15,7 @@ const payments = 1_000
 // A flusher stands still inside its transaction until its lease has expired, and another begins with the same
 // generation: it must wait for what becomes of the first, and then do nothing.
 func TestTwoFlushersInTheirTransactions(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEveryBackend(t, func(t *testing.T, b backend) {
 		l := newLedger(t, payments)
 		first := startProcess(t, b, l, settings{Lease: lease, StopAt: "in transaction"})
 		first.add(live, 1, payments)
@@ -44,7 +44,7 @@ func TestTwoFlushersInTheirTransactions(t *testing.T) {
 // A flusher stands still before it has read anything, and finds its generation gone: another has done its work, which
 // is what its caller wanted.
 func TestAFlusherThatWasPausedWhileAnotherDidItsWork(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEveryBackend(t, func(t *testing.T, b backend) {
 		l := newLedger(t, payments)
 		first := startProcess(t, b, l, settings{Lease: lease, StopAt: "cut"})
 		first.add(live, 1, payments)
@@ -68,7 +68,7 @@ func TestAFlusherThatWasPausedWhileAnotherDidItsWork(t *testing.T) {
 }
 
 func TestAFlushThatTakesLongKeepsItsLease(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEveryBackend(t, func(t *testing.T, b backend) {
 		l := newLedger(t, payments)
 		slow := startProcess(t, b, l, settings{Lease: lease, StopAt: "in transaction"})
 		slow.add(live, 1, payments)

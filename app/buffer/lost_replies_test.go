@@ -37,7 +37,7 @@ func TestAReplyThatIsLost(t *testing.T) {
 		},
 	} {
 		t.Run("after "+after, func(t *testing.T) {
-			onEachBackend(t, func(t *testing.T, b backend) {
+			onPlainBackends(t, func(t *testing.T, b backend) {
 				l := newLedger(t, payments)
 				through, proxies := b.proxies(t)
 				through.Backoff = 500 * time.Millisecond // time for others to do something before a repetition
@@ -59,7 +59,7 @@ func TestAReplyThatIsLost(t *testing.T) {
 // A client repeats a cut so late that another has flushed its generation meanwhile. What is open by then must not get
 // the name of a generation that Postgres has.
 func TestACutThatIsRepeatedLate(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onPlainBackends(t, func(t *testing.T, b backend) {
 		const half, short = payments / 2, 2 * time.Second
 		l := newLedger(t, payments)
 		through, proxies := b.proxies(t)
@@ -79,7 +79,7 @@ func TestACutThatIsRepeatedLate(t *testing.T) {
 
 // Postgres has committed, and the flusher did not hear: it fails, and finds the record when it tries again.
 func TestACommitWhoseReplyIsLost(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onPlainBackends(t, func(t *testing.T, b backend) {
 		l := newLedger(t, payments)
 		database, err := url.Parse(l.url)
 		require.NoError(t, err)

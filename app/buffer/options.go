@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -11,16 +12,20 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Options fixes what a family of buffers is for and how it behaves. Name and Apply are required; every other zero value
-// stands for the default that its comment states.
+// Options fixes what a family of buffers is for and how it behaves. Name and Apply are required. Every other zero value
+// stands for the default that its comment states. Durations are at least a millisecond.
 type Options[ID id] struct {
-	// Name begins the name of each buffer of this family, and has no colon. Families of the same name on other replicas
-	// are the same.
+	// Name identifies the family in Redis and in telemetry. Families of the same namespace and name on other replicas are
+	// the same. A family flushes all of its buffers, so each family needs a name of its own.
 	Name string
 
-	// Apply does to the database what the ids stand for, in the transaction that also records their generation: either
-	// both are there or neither. The ids are distinct and in order. An id may come again in a later generation, so what
-	// has been done already must be left as it is. An error leaves the generation in Redis; it is tried again.
+	// Namespace begins every key in Redis. It keeps services and environments that share a Redis apart. Defaults to
+	// "default".
+	Namespace string
+
+	// Apply does to the database what the ids stand for, in the transaction that also records their generation: both are
+	// committed, or neither. The ids are distinct and in order. An id may come again in a later generation, so what has
+	// been done must be left as it is. An error leaves the generation in Redis; it is tried again.
 	Apply func(ctx context.Context, tx pgx.Tx, g Generation, ids []ID) (applied int64, err error)
 
 	// FlushSize is how many ids make Run flush at once, and so about the most that one transaction changes. Defaults to
@@ -28,21 +33,21 @@ type Options[ID id] struct {
 	FlushSize int64
 
 	// FlushAge is how long Run lets an id wait for others. Longer means fewer round-trips for the same stream of ids, and
-	// a truth that is later by so much. Defaults to one second.
+	// a database that is behind by so much. Defaults to one second.
 	FlushAge time.Duration
 
 	// FlushTimeout is the deadline of one flush. Defaults to 30 seconds.
 	FlushTimeout time.Duration
 
-	// Lease is how long a flusher that died holds up its generation. A living one extends its lease every third of it.
+	// Lease is how long a flusher that died delays its generation. A living one extends its lease every third of it.
 	// Defaults to five seconds.
 	Lease time.Duration
 
-	// Producers is how many traces a generation remembers as those that its ids came from, the first ones. Its flush
-	// links to them. Defaults to 32.
+	// Producers is how many traces that its ids are from a generation remembers, the first ones. Its flush links to them.
+	// Defaults to 32.
 	Producers int
 
-	// Label is the `buffer` attribute of a buffer's telemetry, one of few words. Defaults to the family's Name.
+	// Label returns the `buffer` attribute of a buffer's telemetry, one of few words. Defaults to the family's Name.
 	Label func(buffer string) string
 
 	// Detach prepares the context of what Run does, for example by giving it a tally of its own. Defaults to leaving it
@@ -53,8 +58,10 @@ type Options[ID id] struct {
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
 
-	// reached is told of each point of the protocol at which a flusher may die. Tests kill it there.
+	// reached is called at each point of the protocol at which a flusher may die. Tests kill it there.
 	reached func(point)
+	// forgetAfter is how long a buffer that is empty stays in the index. Tests have less time.
+	forgetAfter time.Duration
 }
 
 // point is a step of the protocol that has just been done.
@@ -70,14 +77,16 @@ const (
 )
 
 func (o Options[ID]) withDefaults() Options[ID] {
-	if o.Name == "" || strings.Contains(o.Name, ":") || o.Apply == nil {
-		panic("buffer: Options need a Name without a colon, and an Apply")
+	if faults := o.faults(); len(faults) > 0 {
+		panic(fmt.Sprintf("buffer: the Options of %q cannot work: %s", o.Name, strings.Join(faults, "; ")))
 	}
+	defaultTo(&o.Namespace, "default")
 	defaultTo(&o.FlushSize, 50_000)
 	defaultTo(&o.FlushAge, time.Second)
 	defaultTo(&o.FlushTimeout, 30*time.Second)
 	defaultTo(&o.Lease, 5*time.Second)
 	defaultTo(&o.Producers, 32)
+	defaultTo(&o.forgetAfter, forgetAfter)
 	if o.Label == nil {
 		o.Label = func(string) string { return o.Name }
 	}
@@ -94,6 +103,31 @@ func (o Options[ID]) withDefaults() Options[ID] {
 		o.reached = func(point) {}
 	}
 	return o
+}
+
+// faults says which options cannot work, with their values.
+func (o Options[ID]) faults() (faults []string) {
+	unless := func(ok bool, format string, args ...any) {
+		if !ok {
+			faults = append(faults, fmt.Sprintf(format, args...))
+		}
+	}
+	unless(o.Name != "", "Name is empty")
+	unless(o.Apply != nil, "Apply is nil")
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{{"FlushAge", o.FlushAge}, {"FlushTimeout", o.FlushTimeout}, {"Lease", o.Lease}} {
+		unless(d.value == 0 || d.value >= time.Millisecond,
+			"%s is %s and must be at least 1ms, or 0 for the default", d.name, d.value)
+	}
+	for _, n := range []struct {
+		name  string
+		value int64
+	}{{"FlushSize", o.FlushSize}, {"Producers", int64(o.Producers)}} {
+		unless(n.value >= 0, "%s is %d and must be positive, or 0 for the default", n.name, n.value)
+	}
+	return faults
 }
 
 func defaultTo[T comparable](field *T, value T) {

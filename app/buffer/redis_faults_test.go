@@ -82,7 +82,7 @@ func TestRedisLosesItsData(t *testing.T) {
 	for how, lose := range map[string]func(*testing.T, backend){"flushed": flushed, "restarted": restarted} {
 		for point, first := range map[string]int64{"cut": payments/2 + 1, "in transaction": 1} {
 			t.Run(fmt.Sprintf("%s when %s", how, point), func(t *testing.T) {
-				onEachBackend(t, func(t *testing.T, b backend) {
+				onEveryBackend(t, func(t *testing.T, b backend) {
 					l := newLedger(t, payments)
 					w := startProcess(t, b, l, settings{Lease: lease, StopAt: point})
 					w.add(live, 1, payments/2)
@@ -109,7 +109,7 @@ func TestRedisLosesItsData(t *testing.T) {
 
 // Redis forgets its scripts, by SCRIPT FLUSH or a fail-over, and no connection notices. Before each step here.
 func TestRedisForgetsItsScripts(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEveryBackend(t, func(t *testing.T, b backend) {
 		l, broken := newLedger(t, 25_000), true
 		var steps []string
 		forget := func(step string) {
@@ -143,7 +143,7 @@ func TestRedisForgetsItsScripts(t *testing.T) {
 // Redis is full of what may not be evicted. It refuses to take more, and says so; what it has is flushed, although it
 // is so full that it evicts each lease at once, and that makes room.
 func TestAFullRedis(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEveryBackend(t, func(t *testing.T, b backend) {
 		const atOnce, enough = 3_000, 45_000
 		l, rdb := newLedger(t, enough), b.at(t, member)
 		limit := func(bytes int) {

@@ -9,32 +9,52 @@ import (
 	"time"
 )
 
-// Run flushes the given buffers by size and age, and recovers what flushers that died have left, of any buffer of the
-// family, until the context ends; then it finishes the flush that it is at. Every replica runs it, and whoever comes
-// first does the work. It returns nil: what fails is tried again, and counted.
+// Run flushes the given buffers by size and age, and recovers what flushers that died have left in any buffer of the
+// family. Every replica runs it, and the first to look does the work. When the context ends, it begins nothing more and
+// returns; a flush that is under way goes on, and Shutdown waits for it. It returns nil: what fails is tried again, and
+// counted.
 func (b *Buffers[ID]) Run(ctx context.Context, continuous ...*Buffer[ID]) error {
 	var names []string
 	for _, c := range continuous {
 		names = append(names, c.name)
 	}
+	if !b.life.begin() {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer b.life.end()
+		b.rounds(ctx, names)
+	}()
+	select {
+	case <-ctx.Done():
+	case <-done:
+	}
+	return nil
+}
+
+func (b *Buffers[ID]) rounds(ctx context.Context, continuous []string) {
 	prune := time.NewTicker(time.Hour)
 	defer prune.Stop()
 	failing := false
-	for {
-		work := b.options.Detach(context.WithoutCancel(ctx))
-		var err error
+	for wait := time.Duration(0); ; wait = jittered(b.options.FlushAge) {
+		work := b.round
 		select {
 		case <-ctx.Done():
-			return nil
+			return
+		case <-b.life.closing:
+			return
 		case <-prune.C:
-			err = b.prune(work)
+			work = b.prune
 		case <-b.full:
-			err = b.round(work, names)
-		case <-time.After(jittered(b.options.FlushAge)):
-			err = b.round(work, names)
+		case <-time.After(wait):
 		}
-		// A generation whose flush has failed is held until its lease runs out: no error now does not mean that all is well.
-		if failed := err != nil || failing && b.waits(); failed != failing {
+		detached, unbind := b.life.bind(b.options.Detach(context.WithoutCancel(ctx)))
+		err := work(ctx, detached, continuous)
+		unbind()
+		// A generation whose flush has failed is held until its lease expires: without an error now, it may fail again.
+		if failed := err != nil || failing && b.waits(); failed != failing && ctx.Err() == nil {
 			failing = failed
 			slog.WarnContext(ctx, "flushing changed", "buffers", b.options.Name, "failing", failing, "error", err)
 		}
@@ -51,36 +71,58 @@ func (b *Buffers[ID]) waits() bool {
 	return false
 }
 
-// round looks at every buffer once.
-func (b *Buffers[ID]) round(ctx context.Context, continuous []string) error {
-	added, err := b.indexed(ctx)
+// round looks at every buffer once, until ctx ends.
+func (b *Buffers[ID]) round(ctx, work context.Context, continuous []string) error {
+	listed, err := b.list(work, b.options.index(), escape(b.options.Name))
 	if err != nil {
 		return err
 	}
+	err = b.restore(work, listed)
 	for _, name := range continuous {
-		if _, known := added[name]; !known {
-			added[name] = 0
+		err = errors.Join(err, b.Open(name).confirm(work, 4)) // so that no Add has to
+		if _, known := listed[name]; !known {
+			listed[name] = indexEntry{}
 		}
 	}
-	for name, when := range added {
-		err = errors.Join(err, b.Open(name).tend(ctx, slices.Contains(continuous, name), when))
+	looked := map[string]bool{}
+	for name, entry := range listed {
+		if ctx.Err() != nil {
+			return err
+		}
+		buf := b.Open(name)
+		looked[buf.keys.prefix] = true
+		err = errors.Join(err, buf.tend(work, slices.Contains(continuous, name), entry))
 	}
-	b.known.Range(func(name, _ any) bool {
-		if _, present := added[name.(string)]; !present {
-			b.known.Delete(name)
+	b.unsee(false, looked)
+	return errors.Join(err, b.legacyRound(ctx, work, continuous))
+}
+
+// restore puts into the index again what it has lost: buffers that this process counts on, and those that were not
+// empty when it last looked.
+func (b *Buffers[ID]) restore(ctx context.Context, listed map[string]indexEntry) (err error) {
+	missing := b.memberships.valid(b.options.forgetAfter)
+	b.known.Range(func(_, last any) bool {
+		if s := last.(seen); s.Depth > 0 && !s.legacy {
+			missing = append(missing, s.name)
 		}
 		return true
 	})
+	for _, name := range missing {
+		if _, there := listed[name]; !there {
+			err = errors.Join(err, b.Open(name).register(ctx))
+			listed[name] = indexEntry{}
+		}
+	}
 	return err
 }
 
 // tend flushes what is due of one buffer.
-func (b *Buffer[ID]) tend(ctx context.Context, continuous bool, added float64) error {
+func (b *Buffer[ID]) tend(ctx context.Context, continuous bool, listed indexEntry) error {
 	holds, err := b.Stats(ctx)
 	if err != nil {
 		return err
 	}
-	b.known.Store(b.name, holds)
+	b.saw(holds)
 	if continuous && b.due(holds) {
 		if _, err := b.flushOpen(ctx); err != nil {
 			return err
@@ -90,15 +132,15 @@ func (b *Buffer[ID]) tend(ctx context.Context, continuous bool, added float64) e
 		_, _, err := b.recover(ctx)
 		return err
 	}
-	if holds.Depth == 0 && !continuous {
-		return b.forget(ctx, added)
+	if holds.Depth == 0 && (!continuous || b.legacy) {
+		return b.forget(ctx, listed)
 	}
 	return nil
 }
 
-// due says whether it is time to cut. While a generation waits, size counts, and age only when it exceeds what a flush
-// may take: if the database is away, a large generation is better than one a second, and if only that generation cannot
-// be applied, the others must not wait for it for ever.
+// due says whether it is time to cut. While a generation waits, size counts, and age only when it exceeds the time that
+// a flush may take: if the database is away, one large generation is better than one a second; if only that generation
+// cannot be applied, the others must not wait for it for ever.
 func (b *Buffer[ID]) due(s Stats) bool {
 	patience := b.options.FlushAge
 	if s.Generations > 0 {
@@ -107,12 +149,12 @@ func (b *Buffer[ID]) due(s Stats) bool {
 	return s.Open >= b.options.FlushSize || s.Open > 0 && s.openAge >= patience
 }
 
-// prune forgets the records of generations that nobody can still flush. One that comes later than that is applied
-// again, which Apply must bear anyway.
-func (b *Buffers[ID]) prune(ctx context.Context) error {
+// prune deletes the records of generations that are surely not in Redis any more. One that comes later than that is
+// applied again, which Apply must allow anyway.
+func (b *Buffers[ID]) prune(_, work context.Context, _ []string) error {
 	const old = `-- name: buffer_prune
 DELETE FROM buffer_generations WHERE flushed_at < now() - interval '7 days'`
-	if _, err := b.pool.Exec(ctx, old); err != nil {
+	if _, err := b.pool.Exec(work, old); err != nil {
 		return fmt.Errorf("buffers %s: prune: %w", b.options.Name, err)
 	}
 	return nil

@@ -126,9 +126,9 @@ func TestAnEmptyBufferIsForgotten(t *testing.T) {
 		w.flush("done")
 		w.add("full", 11, 20)
 		for _, name := range []string{"done", "full", live} { // a worker has begun to add to the last
-			require.NoError(t, rdb.ZAdd(t.Context(), buffer.Index, redis.Z{Score: longAgo(), Member: family + ":" + name}).Err())
+			require.NoError(t, rdb.ZAdd(t.Context(), index, redis.Z{Score: longAgo(), Member: family + ":" + name}).Err())
 		}
-		require.NoError(t, rdb.ZAdd(t.Context(), buffer.Index, redis.Z{Score: longAgo(), Member: "other:done"}).Err())
+		require.NoError(t, rdb.ZAdd(t.Context(), index, redis.Z{Score: longAgo(), Member: "other:done"}).Err())
 		eventually(t, func() bool { return len(indexed(t, rdb)) == 2 })
 		require.ElementsMatch(t, []string{"other:done", family + ":full"}, indexed(t, rdb))
 	})
@@ -139,7 +139,7 @@ func longAgo() float64 { return float64(time.Now().Add(-time.Hour).UnixMilli()) 
 
 func indexed(t *testing.T, rdb redis.UniversalClient) []string {
 	t.Helper()
-	members, err := rdb.ZRange(t.Context(), buffer.Index, 0, -1).Result()
+	members, err := rdb.ZRange(t.Context(), index, 0, -1).Result()
 	require.NoError(t, err)
 	return members
 }
@@ -156,13 +156,14 @@ func TestABufferThatIsAddedToIsNotForgotten(t *testing.T) {
 			}
 		}})
 		buffers := buffer.New(rdb, l.pool, buffer.Options[int64]{Name: family, Apply: mark, FlushAge: often})
-		require.NoError(t, rdb.ZAdd(t.Context(), buffer.Index, redis.Z{Score: longAgo(), Member: member}).Err())
+		require.NoError(t, rdb.ZAdd(t.Context(), index, redis.Z{Score: longAgo(), Member: member}).Err())
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- buffers.Run(ctx) }()
 		require.NoError(t, <-forgets)
 		stop()
 		require.NoError(t, <-ended)
+		require.NoError(t, buffers.Shutdown(t.Context()))
 		require.Equal(t, []string{member}, indexed(t, rdb))
 	})
 }

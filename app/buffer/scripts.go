@@ -20,8 +20,17 @@ var claimLua string
 //go:embed extend.lua
 var extendLua string
 
+//go:embed release.lua
+var releaseLua string
+
 //go:embed acknowledge.lua
 var acknowledgeLua string
+
+//go:embed register.lua
+var registerLua string
+
+//go:embed list.lua
+var listLua string
 
 //go:embed forget.lua
 var forgetLua string
@@ -31,24 +40,30 @@ var (
 	cutScript         = redis.NewScript(cutLua)
 	claimScript       = redis.NewScript(claimLua)
 	extendScript      = redis.NewScript(extendLua)
+	releaseScript     = redis.NewScript(releaseLua)
 	acknowledgeScript = redis.NewScript(acknowledgeLua)
+	registerScript    = redis.NewScript(registerLua)
+	listScript        = redis.NewScript(listLua)
 	forgetScript      = redis.NewScript(forgetLua)
 )
 
-// Scripts returns the Lua scripts of this package by name, so that telemetry can name their calls.
+// Scripts returns the Lua scripts of this package by name, so that telemetry can name their calls, and so that a client
+// can load them when it connects. Loading is an option: a script that the server does not know is sent when it is
+// needed.
 func Scripts() map[string]*redis.Script {
 	return map[string]*redis.Script{
 		"buffer.add": addScript, "buffer.cut": cutScript, "buffer.claim": claimScript,
-		"buffer.extend": extendScript, "buffer.acknowledge": acknowledgeScript,
-		"buffer.forget": forgetScript,
+		"buffer.extend": extendScript, "buffer.release": releaseScript, "buffer.acknowledge": acknowledgeScript,
+		"buffer.register": registerScript, "buffer.list": listScript, "buffer.forget": forgetScript,
 	}
 }
 
-// LoadScripts is for a client's OnConnect: it gives the server the scripts in one round-trip, so that no call has to
-// send one whole, which in a pipeline it could not.
+// LoadScripts is for a client's OnConnect: it loads the scripts in one round-trip.
 func LoadScripts(ctx context.Context, conn *redis.Conn) error {
 	_, err := conn.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for _, lua := range []string{addLua, cutLua, claimLua, extendLua, acknowledgeLua, forgetLua} {
+		for _, lua := range []string{
+			addLua, cutLua, claimLua, extendLua, releaseLua, acknowledgeLua, registerLua, listLua, forgetLua,
+		} {
 			pipe.ScriptLoad(ctx, lua)
 		}
 		return nil

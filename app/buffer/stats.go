@@ -11,21 +11,21 @@ import (
 
 // Stats is what a buffer holds.
 type Stats struct {
-	// Open are the ids that no flush has begun with, and Depth all that are not acknowledged.
+	// Open counts the ids that no flush has begun with, Depth all that are not acknowledged.
 	Open, Depth int64
-	// Generations are those that are not acknowledged.
+	// Generations counts those that are not acknowledged.
 	Generations int
-	// OldestAge is how long ago the first of all the ids came, by this process's clock; zero where there are none.
+	// OldestAge is how long ago the oldest id was added, by this process's clock; zero when there are no ids.
 	OldestAge time.Duration
 	// openAge is the same of what is open.
 	openAge time.Duration
 }
 
-// Stats asks Redis what the buffer holds: one round-trip, and a second one where there are generations.
+// Stats asks Redis what the buffer holds: one round-trip, and a second one when there are generations.
 func (b *Buffer[ID]) Stats(ctx context.Context) (Stats, error) {
 	s, err := b.stats(ctx)
 	if err != nil {
-		return Stats{}, fmt.Errorf("buffer %s: stats: %w", b.member(), err)
+		return Stats{}, fmt.Errorf("buffer %s: stats: %w", b.keys.member, err)
 	}
 	return s, nil
 }
@@ -35,9 +35,9 @@ func (b *Buffer[ID]) stats(ctx context.Context) (Stats, error) {
 	var since *redis.StringCmd
 	var generations *redis.ZSliceCmd
 	_, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		open = pipe.SCard(ctx, b.key("open"))
-		since = pipe.HGet(ctx, b.key("open:manifest"), "since")
-		generations = pipe.ZRangeWithScores(ctx, b.key("generations"), 0, -1)
+		open = pipe.SCard(ctx, b.keys.of("open"))
+		since = pipe.HGet(ctx, b.keys.of("open:manifest"), "since")
+		generations = pipe.ZRangeWithScores(ctx, b.keys.of("generations"), 0, -1)
 		return nil
 	})
 	if errors.Is(err, redis.Nil) { // nothing is open; the last reply may still be an error
@@ -57,7 +57,7 @@ func (b *Buffer[ID]) stats(ctx context.Context) (Stats, error) {
 	s.OldestAge = max(0, time.Since(time.UnixMicro(int64(generations.Val()[0].Score))))
 	sizes, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for _, g := range generations.Val() {
-			pipe.SCard(ctx, b.key("gen:"+g.Member.(string)))
+			pipe.SCard(ctx, b.keys.of("gen:"+g.Member.(string)))
 		}
 		return nil
 	})
@@ -67,17 +67,36 @@ func (b *Buffer[ID]) stats(ctx context.Context) (Stats, error) {
 	return s, err
 }
 
-// lastSeen is what Run knew last of each label: the sums of its buffers, and the oldest age of all.
+// seen is what Run saw last of a buffer.
+type seen struct {
+	Stats
+	name, label string
+	legacy      bool
+}
+
+func (b *Buffer[ID]) saw(s Stats) { b.known.Store(b.keys.prefix, seen{s, b.name, b.label, b.legacy}) }
+
+// unsee forgets the buffers of one kind that Run has not looked at, by the prefix of their keys.
+func (b *Buffers[ID]) unsee(legacy bool, looked map[string]bool) {
+	b.known.Range(func(prefix, last any) bool {
+		if last.(seen).legacy == legacy && !looked[prefix.(string)] {
+			b.known.Delete(prefix)
+		}
+		return true
+	})
+}
+
+// lastSeen is what Run saw last of each label: the sums of its buffers, and the oldest age of all.
 func (b *Buffers[ID]) lastSeen() map[string]Stats {
 	sums := map[string]Stats{}
-	b.known.Range(func(name, known any) bool {
-		label, s := b.options.Label(name.(string)), known.(Stats)
-		sum := sums[label]
+	b.known.Range(func(_, last any) bool {
+		s := last.(seen)
+		sum := sums[s.label]
 		sum.Open += s.Open
 		sum.Depth += s.Depth
 		sum.Generations += s.Generations
 		sum.OldestAge = max(sum.OldestAge, s.OldestAge)
-		sums[label] = sum
+		sums[s.label] = sum
 		return true
 	})
 	return sums

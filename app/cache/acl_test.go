@@ -42,7 +42,7 @@ type logWriter struct{}
 func (logWriter) Write(p []byte) (int, error) {
 	logged.Lock()
 	defer logged.Unlock()
-	return logged.Buffer.Write(p)
+	return logged.Write(p)
 }
 
 func init() { slog.SetDefault(slog.New(slog.NewTextHandler(logWriter{}, nil))) } //nolint:gochecknoinits // before tests

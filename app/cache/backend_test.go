@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -17,6 +18,33 @@ import (
 type backend struct {
 	nodes   []*servicetest.RedisServer
 	cluster *servicetest.Cluster
+	// certificate verifies a server that speaks TLS; else empty.
+	certificate string
+	// through are the proxies by which clients reach the nodes unless a test puts its own in between.
+	through map[string]string
+}
+
+// onEachLink runs a test over each backend, over TLS, and over a Redis that is 10 ms away.
+func onEachLink(t *testing.T, test func(t *testing.T, b backend)) {
+	t.Helper()
+	onEachBackend(t, test)
+	t.Run("tls", func(t *testing.T) {
+		t.Parallel()
+		server := servicetest.RedisTLS(t)
+		b := backend{nodes: []*servicetest.RedisServer{server}, certificate: server.CAFile()}
+		b.loadScripts(t)
+		test(t, b)
+	})
+	t.Run("far", func(t *testing.T) {
+		t.Parallel()
+		b := oneRedis(t)
+		through, proxies := b.proxies(t)
+		for _, proxy := range proxies {
+			proxy.Delay(10 * time.Millisecond)
+		}
+		b.through = through
+		test(t, b)
+	})
 }
 
 // onEachBackend runs a test over both.
@@ -42,6 +70,12 @@ func onEachBackendCold(t *testing.T, test func(t *testing.T, b backend)) {
 		cluster := servicetest.RedisCluster(t)
 		test(t, backend{nodes: cluster.Nodes, cluster: cluster})
 	})
+}
+
+func oneCluster(t *testing.T) backend {
+	t.Helper()
+	cluster := servicetest.RedisCluster(t)
+	return backend{nodes: cluster.Nodes, cluster: cluster}
 }
 
 func oneRedis(t *testing.T) backend {

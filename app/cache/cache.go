@@ -4,12 +4,12 @@
 //
 // # Algorithm
 //
-// A hit is one plain GET. On a miss the requests of one process share a flight, and the flights of all processes compete
-// for a lease: a key in Redis that expires if its holder dies. The holder fills: it runs the loader, extends its lease
-// meanwhile, and commits value, release and wake-up in one script. The others wait for the commit's message (a jittered
-// poll stands behind a lost message) and take over when the lease expires. Shortly before a value expires one request
-// refreshes it in the background, so that under steady load no request waits. After it has expired it may be served for
-// some time, marked stale, while it is refreshed.
+// A hit is one plain GET. On a miss the requests of one process share a flight, and the flights of all processes
+// compete for a lease: a key in Redis that expires if its holder dies. The holder fills: it runs the loader, extends
+// its lease meanwhile, and commits value, release and wake-up in one script. The others wait for the commit's message
+// (a jittered poll stands behind a lost message) and take over when the lease expires. Shortly before a value expires
+// one request refreshes it in the background, so that under steady load no request waits. After it has expired it may
+// be served for some time, marked stale, while it is refreshed.
 //
 // The algorithm descends from the leases of Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013).
 //
@@ -35,16 +35,18 @@
 //
 // # Failures
 //
-// Redis fails or refuses: after five failures in a row the circuit breaker opens for a second. Meanwhile each process
-// serves its local copies as stale, if it keeps any, and else computes for itself, one fill a key and a few in all at a
-// time, and stores nothing (result bypass). The lease is lost during a fill (a pause longer than the lease, an eviction, a
-// flush): a second fill may run, but the guards of the commit keep the order. A fill fails, panics or overruns its
-// deadline: one error for all that wait, and a short cooldown for those that come next, with the stale value, if there is
-// one, served instead. A value that cannot be decoded is a miss and is counted.
+// Redis fails or refuses: after five failures in a row the circuit breaker (on a Cluster, that of the master) opens for
+// a second. Meanwhile each process serves its local copies as stale, if it keeps any, and else computes for itself, one
+// fill a key and a few in all at a time, and stores nothing (result bypass).
+//
+// The lease is lost during a fill (a pause longer than the lease, an eviction, a flush): a second fill may run, but the
+// guards of the commit keep the order. A fill fails, panics or overruns its deadline: one error for all that wait, and
+// a short cooldown for those that come next, with the stale value, if there is one, served instead. A value that cannot
+// be decoded is a miss and is counted.
 //
 // A local copy is served as a hit only while messages published through the key's master arrive. A deletion on another
-// replica reaches it with the message; if that message is lost, after at most LocalTTL, and mostly after trustFor (1.5 s).
-// After a FLUSHALL a copy is served for at most LocalTTL.
+// replica reaches it with the message. If that message is lost, the copy ends after at most LocalTTL, and mostly after
+// trustFor (1.5 s). After a FLUSHALL a copy is served for at most LocalTTL.
 //
 // # Memory
 //
@@ -93,7 +95,7 @@ type Cache[V any] struct {
 	clock        serverClock
 	tel          *instruments
 	wakeups      wakeups
-	breaker      breaker
+	breaker      *breaker
 	reduced      reduced
 	taken        taken
 	bulkhead     chan struct{}
@@ -144,8 +146,7 @@ func New[V any](rdb redis.UniversalClient, options Options[V]) *Cache[V] {
 		copies: map[string]localCopy[V]{}, reads: map[string]*localRead{}, evicted: c.uncover,
 	}
 	if cluster, ok := rdb.(*redis.ClusterClient); ok {
-		// After a failover: the client itself would ask the dead master until ClusterStateReloadInterval, a minute, has passed.
-		c.breaker.lost = cluster.ReloadState
+		c.breaker.onCluster(cluster)
 		c.shards = &shards{
 			cluster: cluster, limit: options.LocalSize, forget: c.local.forget, hear: c.hear,
 			publish: func(ctx context.Context, channel string) { c.heartbeat(ctx, rdb.SPublish, channel) },
@@ -292,7 +293,7 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 	// Before as well as after: a request of this process that comes in between must not keep what it reads.
 	c.forget(key)
 	defer c.forget(key)
-	err := c.breaker.do(ctx, func() error { return c.bury(ctx, key) })
+	err := c.bury(ctx, key)
 	if err != nil {
 		return fmt.Errorf("cache %s: delete: %w", c.options.Name, err)
 	}
@@ -302,7 +303,11 @@ func (c *Cache[V]) Delete(ctx context.Context, key string) error {
 
 // bury leaves a tombstone in every version. It stays longer than every fill of that version that began before it.
 func (c *Cache[V]) bury(ctx context.Context, key string) error {
-	versions, err := c.versions(ctx)
+	var versions []version
+	err := c.breaker.do(ctx, c.names.versions, func() (err error) {
+		versions, err = c.versions(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -313,12 +318,14 @@ func (c *Cache[V]) bury(ctx context.Context, key string) error {
 		keys = append(keys, n.valueKey(key), n.leaseKey(key))
 		stay = append(stay, v.memory.Milliseconds())
 	}
-	refused, err := c.publishing(ctx, deleteScript, keys, wasDeleted, key, stay...).Int64()
-	if err != nil {
-		return err
-	}
-	c.published(ctx, refused)
-	return nil
+	return c.breaker.do(ctx, c.names.valueKey(key), func() error {
+		refused, err := c.publishing(ctx, deleteScript, keys, wasDeleted, key, stay...).Int64()
+		if err != nil {
+			return err
+		}
+		c.published(ctx, refused)
+		return nil
+	})
 }
 
 // forget drops what this process has of the key: its copy, and the flight that may bring what was deleted, so that

@@ -10,7 +10,7 @@ import (
 )
 
 func TestADeleteDuringAFillKeepsTheOldValueOut(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		held := settings{Held: true, Lease: lease, LoadTimeout: time.Minute}
 		filling, other := startProcess(t, b, held), startProcess(t, b, held)
 		before := filling.ask(Ask{"k", 1})
@@ -34,7 +34,7 @@ const tombstoneSize = 10
 // A request boards its process's flight. If that took off before a deletion elsewhere, and the request asked after it,
 // what the flight brings is not for it; nor does it help to have been told, because messages get lost.
 func TestWhoAsksAfterADeleteElsewhereDoesNotGetAValueFromBefore(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		held := settings{Held: true, Lease: lease, LoadTimeout: time.Minute}
 		filling := startProcess(t, b, held)
 		before := filling.ask(Ask{"k", 1})
@@ -56,7 +56,7 @@ func TestWhoAsksAfterADeleteElsewhereDoesNotGetAValueFromBefore(t *testing.T) {
 
 // A fill may take longer than the value lives that was stored while it ran. It is the older one all the same.
 func TestAFillThatOutlivesItsSuccessorsValueCannotCommit(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		held := settings{Held: true, Lease: lease, LoadTimeout: time.Minute, TTL: time.Millisecond}
 		slow, quick := startProcess(t, b, held), startProcess(t, b, held)
 		old := slow.ask(Ask{"k", 1})
@@ -75,7 +75,7 @@ func TestAFillThatOutlivesItsSuccessorsValueCannotCommit(t *testing.T) {
 
 // Redis hangs with a commit in its socket until the tombstone that should have stopped it has expired.
 func TestACommitThatArrivesAfterItsTombstoneIsRefused(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		held := settings{
 			Held: true, Lease: 100 * time.Millisecond, LoadTimeout: time.Second, RedisTimeout: redisTimeout,
 		}

@@ -16,7 +16,7 @@ import (
 const lease = 2 * time.Second
 
 func TestALeaderThatIsKilledIsSucceededOnce(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		held := settings{Held: true, Lease: lease, LoadTimeout: time.Minute}
 		leader := startProcess(t, b, held)
 		waiters := []*process{startProcess(t, b, held), startProcess(t, b, held)}
@@ -58,7 +58,7 @@ func TestALeaderThatIsKilledIsSucceededOnce(t *testing.T) {
 }
 
 func TestALeaderThatTakesLongKeepsItsLease(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		const short = time.Second
 		held := settings{Held: true, Lease: short, LoadTimeout: time.Minute}
 		leader, waiter := startProcess(t, b, held), startProcess(t, b, held)
@@ -74,7 +74,7 @@ func TestALeaderThatTakesLongKeepsItsLease(t *testing.T) {
 }
 
 func TestALeaderThatPausesBeyondItsLeaseCannotUndoANewerValue(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		held := settings{Held: true, Lease: 500 * time.Millisecond, LoadTimeout: time.Minute}
 		paused, other := startProcess(t, b, held), startProcess(t, b, held)
 

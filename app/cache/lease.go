@@ -59,14 +59,18 @@ func (c *Cache[V]) tryLease(ctx context.Context, key string, after int64) (lease
 	l := lease{token: newToken()}
 	l.value = strings.Join([]string{hex.EncodeToString(l.token[:]), traceparent(ctx), c.options.Replica}, "|")
 	var reply leaseReply[V]
-	err := c.breaker.do(ctx, func() (err error) {
-		// Before the first lease: a Delete elsewhere has to know of this version before a value of it can be stored.
-		if err = c.registration.ensure(ctx); err != nil {
+	// Before the first lease: a Delete elsewhere has to know of this version before a value of it can be stored.
+	var err error
+	if c.registration.due() {
+		err = c.breaker.do(ctx, c.names.versions, func() error { return c.registration.ensure(ctx) })
+		err = c.registration.unless(err)
+	}
+	if err == nil {
+		err = c.breaker.do(ctx, c.names.valueKey(key), func() (err error) {
+			reply, err = c.askLease(ctx, key, &l, after)
 			return err
-		}
-		reply, err = c.askLease(ctx, key, &l, after)
-		return err
-	})
+		})
+	}
 	if err != nil {
 		c.tel.leaseAsked(ctx, "unavailable")
 		return l, reply, err

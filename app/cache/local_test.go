@@ -94,7 +94,8 @@ func TestCache_localCopies(t *testing.T) {
 		require.NoError(t, b.nodes[0].Kill())
 		value, info, err := c.Get(t.Context(), "k")
 		require.NoError(t, err)
-		require.Equal(t, []any{"2", cache.ResultStale}, []any{value, info.Result})
+		require.Equal(t, "2", value, "from the copy")
+		require.Contains(t, []cache.Result{cache.ResultStale, cache.ResultHit}, info.Result)
 	})
 
 	// The process's own message takes its time.
@@ -128,7 +129,8 @@ func TestCache_localCopies(t *testing.T) {
 		c := run(t, b.client(t), options)
 		requireGet(t, c, "k", "v", cache.ResultMiss)
 		requireGet(t, c, "k", "v", cache.ResultHit)
-		require.NoError(t, b.at(t, "k").Set(t.Context(), c.ValueKey("k"), "\x01T\x00\x06\x00\x00\x00\x00\x00\x00", time.Hour).Err())
+		tombstone := "\x01T\x00\x06\x00\x00\x00\x00\x00\x00"
+		require.NoError(t, b.at(t, "k").Set(t.Context(), c.ValueKey("k"), tombstone, time.Hour).Err())
 		requireGet(t, c, "k", "v", cache.ResultMiss)
 	})
 
@@ -251,7 +253,7 @@ func TestCache_localCopies(t *testing.T) {
 		})
 	})
 
-	t.Run("while Redis fails copies are stale until TTL and StaleFor, and deleted keys are not served", func(t *testing.T) {
+	t.Run("while Redis fails copies are stale until TTL and StaleFor, deleted keys never", func(t *testing.T) {
 		onEachBackend(t, func(t *testing.T, b backend) {
 			options := near
 			options.Load, options.TTL, options.StaleFor = counting(), 2*time.Second, 2*time.Second

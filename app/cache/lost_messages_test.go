@@ -10,7 +10,7 @@ import (
 )
 
 func TestWhoHearsNoMessagesReturnsByPoll(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		leader, deaf := startProcess(t, b, settings{Held: true}), startProcess(t, b, settings{})
 		led := leader.ask(Ask{"k", 1})
 		leader.started()
@@ -29,7 +29,7 @@ func TestWhoHearsNoMessagesReturnsByPoll(t *testing.T) {
 }
 
 func TestASubscriptionThatIsCutIsTakenUpAgain(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		leader, waiter := startProcess(t, b, settings{Held: true}), startProcess(t, b, settings{Held: true})
 		b.cutSubscriptions(t)
 		eventually(t, func() bool { return b.subscribers(t) == 2 }) // go-redis does that by itself

@@ -13,7 +13,10 @@ import (
 func TestAReplyThatIsLost(t *testing.T) {
 	for _, after := range []string{"cache.lease", "cache.commit"} {
 		t.Run("after "+after, func(t *testing.T) {
-			onEachBackend(t, func(t *testing.T, b backend) {
+			onEachLink(t, func(t *testing.T, b backend) {
+				if b.certificate != "" {
+					b = oneRedis(t) // a proxy cannot find the command in what is encrypted
+				}
 				through, proxies := b.proxies(t)
 				far := startProcess(t, b, settings{Through: through, Lease: time.Hour})
 				other := startProcess(t, b, settings{Lease: time.Hour})
@@ -26,7 +29,7 @@ func TestAReplyThatIsLost(t *testing.T) {
 				hit := other.get("k")
 				require.Equal(t, []any{got.Value, cache.ResultHit}, []any{hit.Value, hit.Result})
 				require.Equal(t, 1, runs(far, other))
-				require.Zero(t, b.at(t, "k").Exists(t.Context(), cache.LeaseKey("k")).Val(), "no lease is left that nobody knows of")
+				require.Zero(t, b.at(t, "k").Exists(t.Context(), cache.LeaseKey("k")).Val(), "no lease is left")
 			})
 		})
 	}

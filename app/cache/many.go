@@ -3,6 +3,8 @@ package cache
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -66,25 +68,56 @@ func (c *Cache[V]) readMany(ctx context.Context, keys []string) []keyRead[V] {
 		copies[n] = c.local.begin(keys[i], c.covering(keys[i]))
 		reads[i].err = ErrUnavailable // unless the breaker lets the call through
 	}
-	_ = c.breaker.do(ctx, func() error {
-		replies := make([]*redis.StringCmd, len(asked))
-		// The pipeline's own error is the first of its commands'; a missing value is one.
-		_, _ = c.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-			for n, i := range asked {
-				replies[n] = pipe.Get(ctx, c.names.valueKey(keys[i]))
-			}
-			return nil
-		})
-		var faults []error
-		for n, i := range asked {
-			b, err := replies[n].Bytes()
-			reads[i].found, reads[i].err = usable(ctx, c.tel, b, err, c.codec)
-			faults = append(faults, reads[i].err)
-		}
-		return errors.Join(faults...)
-	})
+	byNode := map[string][]int{}
+	for _, i := range asked {
+		node := c.breaker.node(ctx, c.names.valueKey(keys[i]))
+		byNode[node] = append(byNode[node], i)
+	}
+	c.readNodes(ctx, keys, reads, slices.Collect(maps.Keys(byNode)), byNode, nil)
 	for n, i := range asked {
 		c.local.end(keys[i], copies[n], reads[i].found, reads[i].err != nil)
 	}
 	return reads
+}
+
+// readNodes asks for the breaker's leave to call each node, one inside the other, and then reads from those that may be
+// called in one pipeline.
+func (c *Cache[V]) readNodes(
+	ctx context.Context, keys []string, reads []keyRead[V], nodes []string, byNode map[string][]int, allowed []int,
+) {
+	if len(nodes) == 0 {
+		c.readPipelined(ctx, keys, reads, allowed)
+		return
+	}
+	node, called := nodes[0], false
+	_ = c.breaker.at(ctx, node, func() error {
+		called = true
+		c.readNodes(ctx, keys, reads, nodes[1:], byNode, append(allowed, byNode[node]...))
+		var faults []error
+		for _, i := range byNode[node] {
+			faults = append(faults, reads[i].err)
+		}
+		return errors.Join(faults...)
+	})
+	if !called {
+		c.readNodes(ctx, keys, reads, nodes[1:], byNode, allowed)
+	}
+}
+
+func (c *Cache[V]) readPipelined(ctx context.Context, keys []string, reads []keyRead[V], asked []int) {
+	if len(asked) == 0 {
+		return
+	}
+	replies := make([]*redis.StringCmd, len(asked))
+	// The pipeline's own error is the first of its commands'; a missing value is one.
+	_, _ = c.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for n, i := range asked {
+			replies[n] = pipe.Get(ctx, c.names.valueKey(keys[i]))
+		}
+		return nil
+	})
+	for n, i := range asked {
+		b, err := replies[n].Bytes()
+		reads[i].found, reads[i].err = usable(ctx, c.tel, b, err, c.codec)
+	}
 }

@@ -12,8 +12,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Options fixes what a cache holds and how it behaves. Name and Load are required. Every other zero value stands for the
-// default that its comment states. Durations are from a millisecond to ten years.
+// Options fixes what a cache holds and how it behaves. Name and Load are required. Every other zero value stands for
+// the default that its comment states. Durations are from a millisecond to ten years.
 type Options[V any] struct {
 	// Name identifies this cache in Redis and in telemetry (the `cache` attribute). Caches of the same namespace and name
 	// on other replicas are the same cache.

@@ -25,6 +25,7 @@ var clients atomic.Int64
 func startProcess(t *testing.T, b backend, s settings) *process {
 	t.Helper()
 	s.Redis, s.Cluster, s.Client = b.addresses(), b.cluster != nil, fmt.Sprint("client-", clients.Add(1))
+	b.reach(&s)
 	p := &process{replica.Start(t, patience, s), t}
 	eventually(t, func() bool { return b.listens(t, s.Client) }) // from here on it hears what is said
 	return p

@@ -13,7 +13,8 @@ import (
 	"nervous/app/servicetest"
 )
 
-// pushPath is the way of messages to one client. While it is hung nothing arrives on subscriptions, and nothing says so.
+// pushPath is the way of messages to one client. While it is hung nothing arrives on subscriptions, and nothing says
+// so.
 type pushPath struct{ hung atomic.Bool }
 
 func (p *pushPath) through(s *settings) {
@@ -134,10 +135,10 @@ func TestCache_localCopiesOnACluster(t *testing.T) {
 			requireLocal(t, c, key, "v")
 		}
 		require.NoError(t, b.nodes[0].Kill())
-		before := backend{b.nodes[1:2], b.cluster}.shardChannels(t)
+		before := backend{nodes: b.nodes[1:2], cluster: b.cluster}.shardChannels(t)
 		eventually(t, func() bool { // a new subscription is confirmed by another master
 			_, _, _ = c.Get(t.Context(), another)
-			return backend{b.nodes[1:2], b.cluster}.shardChannels(t) > before
+			return backend{nodes: b.nodes[1:2], cluster: b.cluster}.shardChannels(t) > before
 		})
 		<-time.After(100 * time.Millisecond)
 		requireGet(t, c, gone, "v", cache.ResultStale)

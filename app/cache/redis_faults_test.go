@@ -58,7 +58,7 @@ func TestRedisFailsDuringAFill(t *testing.T) {
 		},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
-			onEachBackend(t, func(t *testing.T, b backend) {
+			onEachLink(t, func(t *testing.T, b backend) {
 				held := settings{Held: true, Lease: lease, LoadTimeout: time.Minute, RedisTimeout: redisTimeout}
 				leader, waiter := startProcess(t, b, held), startProcess(t, b, held)
 				led := leader.ask(Ask{"k", 20})
@@ -99,7 +99,7 @@ func TestRedisFailsDuringAFill(t *testing.T) {
 
 // Slow is not down: each command takes a tenth of its budget, and everything still works as one.
 func TestASlowRedisIsStillShared(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		const budget, callers = 2 * time.Second, 20
 		through, proxies := b.proxies(t)
 		slow := settings{Held: true, Through: through, Lease: lease, RedisTimeout: budget}
@@ -123,7 +123,7 @@ func TestASlowRedisIsStillShared(t *testing.T) {
 
 // A replica that is stopped while Redis goes on must not take its old picture of the world for the present one.
 func TestAReplicaThatWasPausedSeesWhatHappenedMeanwhile(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachLink(t, func(t *testing.T, b backend) {
 		held := settings{Held: true, LocalTTL: time.Hour, LoadTimeout: time.Minute}
 		paused, other := startProcess(t, b, held), startProcess(t, b, held)
 		first := paused.ask(Ask{"k", 1})

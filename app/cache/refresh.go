@@ -2,8 +2,8 @@ package cache
 
 import "context"
 
-// Refresh computes the value of key again and returns it. The value's fill began after the call, by Redis's clock. Calls
-// at the same moment share fills: at most two on each replica.
+// Refresh computes the value of key again and returns it. The value's fill began after the call, by Redis's clock.
+// Calls at the same moment share fills: at most two on each replica.
 func (c *Cache[V]) Refresh(ctx context.Context, key string) (V, Info, error) {
 	ctx, span := c.tel.startGet(ctx)
 	defer span.End()

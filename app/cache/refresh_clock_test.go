@@ -15,7 +15,9 @@ import (
 
 // What this process takes for Redis's time does not matter to Refresh.
 func TestCache_Refresh_clock(t *testing.T) {
-	for _, wrong := range []time.Duration{-time.Hour, -2 * time.Second, -time.Millisecond, time.Millisecond, 2 * time.Second, time.Hour} {
+	for _, wrong := range []time.Duration{
+		-time.Hour, -2 * time.Second, -time.Millisecond, time.Millisecond, 2 * time.Second, time.Hour,
+	} {
 		t.Run(fmt.Sprint("off by ", wrong), func(t *testing.T) {
 			t.Parallel()
 			rdb := redis.NewClient(servicetest.Redis(t).Options())

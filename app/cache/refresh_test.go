@@ -23,7 +23,7 @@ type truth struct {
 func (v *truth) load(context.Context, string) (int64, error) {
 	value := v.now.Load()
 	v.loads.Add(1)
-	time.Sleep(v.took) // the work takes this long
+	<-time.After(v.took) // the work takes this long
 	return value, nil
 }
 
@@ -42,7 +42,7 @@ func TestCache_Refresh(t *testing.T) {
 						if i == 0 {
 							_ = other.Delete(ctx, "k")
 						}
-						time.Sleep(time.Millisecond) // requests of others come and go
+						<-time.After(time.Millisecond) // requests of others come and go
 					}
 				})
 			}

@@ -25,6 +25,8 @@ type registration struct {
 	once singleflight.Group
 	mu   sync.Mutex
 	last time.Time // of the last registration; zero before the first
+	// tried is when it was last tried.
+	tried time.Time
 }
 
 const (
@@ -34,11 +36,17 @@ const (
 	registrationLasts = 10 * time.Minute
 )
 
-// ensure returns nil when the version is registered for at least as long as a value that is stored now can live.
+// due says that the version is to be registered before a value is stored. Mostly Run has done it. While the
+// registration before it still counts, one that fails delays one caller, and not all.
+func (r *registration) due() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	age := time.Since(r.last)
+	return age > registrationLasts || age > registerEvery && time.Since(r.tried) > registerEvery
+}
+
+// ensure registers the version, once for all that call it at the same time.
 func (r *registration) ensure(ctx context.Context) error {
-	if r.age() < registerEvery {
-		return nil
-	}
 	done := r.once.DoChan("", func() (any, error) {
 		return nil, r.register(context.WithoutCancel(ctx)) // for all callers that wait: the client's time-outs bound it
 	})
@@ -46,11 +54,16 @@ func (r *registration) ensure(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case registered := <-done:
-		if r.age() > registrationLasts {
-			return registered.Err
-		}
-		return nil // an older registration still counts
+		return registered.Err
 	}
+}
+
+// unless returns the error of ensure, or nil while the registration before it still counts.
+func (r *registration) unless(err error) error {
+	if r.age() > registrationLasts {
+		return err
+	}
+	return nil
 }
 
 func (r *registration) age() time.Duration {
@@ -61,6 +74,9 @@ func (r *registration) age() time.Duration {
 
 func (r *registration) register(ctx context.Context) error {
 	begun := time.Now()
+	r.mu.Lock()
+	r.tried = begun
+	r.mu.Unlock()
 	lasts := registrationLasts + r.keeps
 	if err := registerScript.Run(ctx, r.rdb, []string{r.key}, r.member, lasts.Milliseconds()).Err(); err != nil {
 		return fmt.Errorf("register version: %w", err)

@@ -3,6 +3,8 @@ package cache_test
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +36,8 @@ type settings struct {
 	Replica string
 	Redis   []string
 	Cluster bool
+	// Certificate is the file that verifies Redis, if it speaks TLS.
+	Certificate string
 	// Client is how Redis knows this replica's connections.
 	Client string
 	// User and Password are the ACL user's; empty for the default user.
@@ -64,7 +68,7 @@ const redisTimeout = 250 * time.Millisecond
 
 func (s settings) client() redis.UniversalClient {
 	dialer, timeout := net.Dialer{Timeout: time.Second}, cmp.Or(s.RedisTimeout, 5*time.Second)
-	return redis.NewUniversalClient(&redis.UniversalOptions{
+	options := &redis.UniversalOptions{
 		Addrs: s.Redis, IsClusterMode: s.Cluster, ClientName: s.Client, Username: s.User, Password: s.Password,
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		ReadTimeout: timeout, WriteTimeout: timeout, PoolSize: 50,
@@ -78,7 +82,31 @@ func (s settings) client() redis.UniversalClient {
 			}
 			return conn, err
 		},
-	})
+	}
+	if s.Certificate != "" {
+		certificate, err := os.ReadFile(s.Certificate)
+		if err != nil {
+			panic(err)
+		}
+		roots, inner := x509.NewCertPool(), options.Dialer
+		roots.AppendCertsFromPEM(certificate)
+		config := &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
+		// go-redis leaves TLS to a dialer of one's own.
+		options.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := inner(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			ctx, cancel := context.WithTimeout(ctx, dialer.Timeout)
+			defer cancel()
+			secure := tls.Client(conn, config)
+			if err := secure.HandshakeContext(ctx); err != nil {
+				return nil, errors.Join(err, conn.Close())
+			}
+			return secure, nil
+		}
+	}
+	return redis.NewUniversalClient(options)
 }
 
 // newService is a small service around one cache.

@@ -18,9 +18,18 @@ func (b backend) client(t *testing.T, changes ...func(*settings)) redis.Universa
 	for _, change := range changes {
 		change(&s)
 	}
+	b.reach(&s)
 	rdb := s.client()
 	t.Cleanup(func() { _ = rdb.Close() })
 	return rdb
+}
+
+// reach completes the settings with the way to the backend.
+func (b backend) reach(s *settings) {
+	s.Certificate = b.certificate
+	if s.Through == nil {
+		s.Through = b.through
+	}
 }
 
 // run makes a cache and runs it until the test ends.

@@ -43,7 +43,8 @@ var (
 )
 
 // Scripts returns the Lua scripts of this package by name, so that telemetry can name their calls, and so that a client
-// can load them when it connects. Loading is an option: a script that the server does not know is sent when it is needed.
+// can load them when it connects. Loading is an option: a script that the server does not know is sent when it is
+// needed.
 func Scripts() map[string]*redis.Script {
 	return map[string]*redis.Script{
 		"cache.lease": leaseScript, "cache.commit": commitScript, "cache.extend": extendScript,

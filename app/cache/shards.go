@@ -27,8 +27,8 @@ type shards struct {
 	ctx       context.Context // of Run; nil while it does not run
 	byNode    map[string]*shardFeed
 	byChannel map[string]*shardChannel
-	// uncovered are the channels of feeds that ended, and their keys. Their copies are kept for an outage, until a new feed
-	// of the key's master is confirmed.
+	// uncovered are the channels of feeds that ended, and their keys. Their copies are kept for an outage, until a new
+	// feed of the key's master is confirmed.
 	uncovered map[string]string
 	pausedTo  time.Time // no new subscriptions before this
 }

@@ -201,7 +201,13 @@ func TestWithoutRedisAWaiterLeadsToWhomItWaitsFor(t *testing.T) {
 // age has the value begin, and end, so much earlier: time need not pass for a value to become old.
 func (b backend) age(t *testing.T, key string, by time.Duration) {
 	t.Helper()
-	name, node := cache.ValueKey(key), b.at(t, key)
+	b.ageName(t, cache.ValueKey(key), key, by)
+}
+
+// ageName does so with the value of any version.
+func (b backend) ageName(t *testing.T, name, key string, by time.Duration) {
+	t.Helper()
+	node := b.at(t, key)
 	stored, err := node.Get(t.Context(), name).Bytes()
 	require.NoError(t, err)
 	for _, offset := range []int{2, 10} { // created at, fresh until

@@ -10,8 +10,8 @@ import (
 )
 
 // versionOf returns the default version of a cache's values: a fingerprint of the shape that the codec writes. Types of
-// equal fields, tags and kinds have equal fingerprints, whatever their names. A type that encodes itself is known by its
-// name alone: change Options.Version when its encoding changes.
+// equal fields, tags and kinds have equal fingerprints, whatever their names. A type that encodes itself is known by
+// its name alone: change Options.Version when its encoding changes.
 func versionOf(value, codec reflect.Type) string {
 	h := fnv.New64a()
 	fmt.Fprint(h, codecName(codec), " ")

@@ -19,9 +19,9 @@ const (
 
 // breaker is the circuit breaker before Redis: it keeps checks from waiting, each for its whole budget, for a Redis
 // that is down, hangs or refuses. Every error is a failure, however it is wrapped, but for redis.Nil and what happened
-// after the caller had gone. A call that misses the budget is one failure; its late answer is no event. It is no failure
-// if meanwhile another call was answered in time: then this one alone was slow, for example because it had to open a
-// connection, and a burst that opens many connections does not open the circuit.
+// after the caller had gone. A call that misses the budget is one failure; its late answer is no event. It is no
+// failure if meanwhile another call was answered in time: then this one alone was slow, for example because it had to
+// open a connection, and a burst that opens many connections does not open the circuit.
 type breaker struct {
 	circuit *gobreaker.CircuitBreaker[any]
 }

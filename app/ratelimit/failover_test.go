@@ -38,8 +38,8 @@ var replicatedBackends = map[string]func(*testing.T) replicated{
 	},
 }
 
-// Replication is asynchronous, so a failover may forget what was spent last: at most one limit a caller is admitted once
-// more. While no master answers the fallback decides, and afterwards Redis does without a restart.
+// Replication is asynchronous, so a failover may forget what was spent last: at most one limit a caller is admitted
+// once more. While no master answers the fallback decides, and afterwards Redis does without a restart.
 func TestLimiter_Check_FailoverAdmitsAtMostOneLimitMore(t *testing.T) {
 	t.Parallel()
 	for name, start := range replicatedBackends {

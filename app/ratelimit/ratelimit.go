@@ -27,26 +27,26 @@
 // decided without Redis. After five failures in a row a circuit breaker decides without Redis for a second. Every
 // refusal counts as a failure: a wrong password, a missing permission, a read-only, loading or full server.
 //
-// A fallback of Local admits the replica's share of the limit, and continues from what this replica has admitted before;
-// what other replicas have admitted only Redis knew, and what is admitted meanwhile Redis is not told. So around an
-// outage a caller may spend up to twice the limit in a window, if it turns from one replica to others.
+// A fallback of Local admits the replica's share of the limit, and continues from what this replica has admitted
+// before; what other replicas have admitted only Redis knew, and what is admitted meanwhile Redis is not told. So
+// around an outage a caller may spend up to twice the limit in a window, if it turns from one replica to others.
 //
 // What Redis forgets (an eviction, a FLUSHALL) can be spent again: up to N units more, once the replicas' memory of
-// denials has ended. A clock that is set forward has the same effect. One that is set back costs no caller more than one
-// window of waiting, and makes Exact admit nothing more. A script whose reply is lost has spent units that no caller
-// got: fewer are admitted, never more.
+// denials has ended. A clock that is set forward has the same effect. One that is set back costs no caller more than
+// one window of waiting, and makes Exact admit nothing more. A script whose reply is lost has spent units that no
+// caller got: fewer are admitted, never more.
 //
 // A Reset reaches the other replicas at once by Pub/Sub. A replica that is not connected forgets all denials when it is
 // again. Where the user of Redis has no permission for the channel, the limiter works in reduced mode, which the metric
-// ratelimit.reduced and one line in the log say: without PUBLISH a Reset reaches other replicas by their next heartbeat;
-// without SUBSCRIBE a replica remembers a denial for at most a second. A user without SCRIPT LOAD sends a script whole
-// when the server does not have it.
+// ratelimit.reduced and one line in the log say: without PUBLISH a Reset reaches other replicas by their next
+// heartbeat; without SUBSCRIBE a replica remembers a denial for at most a second. A user without SCRIPT LOAD sends a
+// script whole when the server does not have it.
 //
 // # What it costs
 //
-// A caller who has spent a limit of 100 takes 1.3 kB of Redis, about ten bytes a unit more, and one that is silent for a
-// window nothing. A cost of 10,000 units keeps Redis busy for about a millisecond. A process takes about 400 bytes for
-// each denial that it remembers, at most 10,000 (Options.Memory), and at most 16 MiB to stand in for Redis
+// A caller who has spent a limit of 100 takes 1.3 kB of Redis, about ten bytes a unit more, and one that is silent for
+// a window nothing. A cost of 10,000 units keeps Redis busy for about a millisecond. A process takes about 400 bytes
+// for each denial that it remembers, at most 10,000 (Options.Memory), and at most 16 MiB to stand in for Redis
 // (Options.FallbackBytes).
 //
 // To lift it, copy this folder: it needs go-redis, gobreaker, golang-lru and the OpenTelemetry API.
@@ -198,7 +198,7 @@ func (l *Limiter) ask(ctx context.Context, q question) (d Decision, c *call, err
 		switch {
 		case err == nil:
 			l.answered.Store(time.Since(l.born).Nanoseconds())
-		case err == errBudget && l.answered.Load() > begun.Sub(l.born).Nanoseconds():
+		case errors.Is(err, errBudget) && l.answered.Load() > begun.Sub(l.born).Nanoseconds():
 			return errAlone
 		}
 		return err

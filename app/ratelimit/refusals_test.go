@@ -172,7 +172,7 @@ func TestLimiter_Check_LoadingFallsBack(t *testing.T) {
 
 func TestBreaker_CountsErrorsHoweverTheyAreWrapped(t *testing.T) {
 	t.Parallel()
-	refused := errors.New("WRONGPASS invalid username-password pair or user is disabled.")
+	refused := errors.New("WRONGPASS invalid username-password pair or user is disabled")
 	for _, err := range []error{
 		refused, fmt.Errorf("failed to authenticate: %w", refused), errors.Join(errors.New("dial"), refused),
 		context.DeadlineExceeded, fmt.Errorf("read: %w", errors.Join(refused, context.Canceled)),

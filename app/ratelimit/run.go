@@ -81,7 +81,8 @@ func (l *Limiter) beat(ctx context.Context) {
 			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveBound)
 			defer cancel()
 			select {
-			case <-beaten: // it would enter this replica after it has left
+			case err := <-beaten: // it would enter this replica after it has left
+				_ = err // the next one never comes
 			case <-bounded.Done():
 			}
 			l.leave(bounded)

@@ -37,8 +37,8 @@ func TestPostgresIsAwayForSomeSeconds(t *testing.T) {
 		require.Greater(t, job.Attempts, 1)
 		require.EqualValues(t, payments, job.Examined)
 		eventually(t, func() bool {
-			return s.client(t).Exists(t.Context(), "buffer:{reconcile:live}:generations",
-				"buffer:{reconcile:live}:open").Val() == 0
+			return s.client(t).Exists(t.Context(), "default:buffer:{reconcile:live}:generations",
+				"default:buffer:{reconcile:live}:open").Val() == 0
 		})
 		s.holds(t, payments)
 	})

@@ -1,33 +1,34 @@
-// Package reconcile compares what we believe was paid with what the bank says was settled: a payment reconciles when
-// the settlement of the same reference agrees in amount and currency. The others are reported by what is wrong with
-// them, and never marked.
+// Package reconcile compares what the service believes was paid with what the bank says was settled: a payment
+// reconciles when the settlement of the same reference agrees in amount and currency. The others are reported by what
+// is wrong with them, and never marked.
 //
-// It is the textbook case for a write buffer, in two ways. A run goes through all pending payments; see Strategy for
-// what that costs naively, and otherwise. And a payment provider calls once an event, Settled, which only puts the
-// payment's id into the buffer; whoever flushes it marks thousands at once.
+// It uses a write buffer in two ways. A run goes through all pending payments; Strategy says what each way of doing
+// that costs. And a payment provider sends an event for each settlement, Settled, which only puts the payment's id into
+// the buffer; a flush, on any replica, marks thousands at once.
 //
-// It promises that what is marked agrees, because the statements that mark compare once more, whoever brings the ids.
-// That what agrees is marked is the promise of a run: it ends only when Postgres counts nothing that is pending and
-// agrees. For live events, which a Redis that dies may take along, a run that is started from time to time gives it,
-// see Options.Every.
+// It promises that what is marked agrees, because the statements that mark compare once more. A run promises that what
+// agrees is marked: it ends only when Postgres counts nothing that is pending and agrees. Live events can be lost by
+// Redis, see package buffer; a run that is started from time to time marks what was lost, see Options.Every.
 //
-// How it fails. A run whose process dies is taken over by another one within seconds; one that has failed on all its
-// attempts says so and why. With Redis away or full, payments are marked in Postgres directly, which is slower and
-// counted; for live events so few at a time that Postgres bears it, beyond that with ErrUnavailable. With Postgres
-// away, events wait in Redis, and runs wait to be taken up again.
+// How it fails. A run whose process dies is taken over by another one within seconds; one whose process leaves in order
+// is free at once. A run that has failed on all its attempts says so and why. With Redis away, full or read-only,
+// payments are marked in Postgres directly, which is slower and counted; live events are marked directly only a few at
+// a time, and beyond that refused with ErrUnavailable. With Postgres away, events wait in Redis, and runs wait to be
+// taken up again.
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/errgroup"
 
 	"nervous/app/buffer"
 	"nervous/app/roundtrips"
@@ -35,8 +36,12 @@ import (
 
 // Options fixes how payments are reconciled; every zero value stands for the default that its comment states.
 type Options struct {
-	// Replica names this process to those who ask who runs a job. Defaults to nothing.
+	// Replica names this process to callers that ask which one runs a job. Defaults to "".
 	Replica string
+
+	// Namespace begins every key in Redis. It keeps services and environments that share a Redis apart. Defaults to
+	// "default".
+	Namespace string
 
 	// FlushAge and FlushSize are when live events are flushed: see buffer.Options.
 	FlushAge  time.Duration
@@ -92,13 +97,19 @@ type Reconciler struct {
 	asked chan struct{}
 	// direct holds one token for each live event that is being written to Postgres.
 	direct chan struct{}
+	// parts is the work of Run. life ends when Shutdown cancels what is left of it.
+	parts sync.WaitGroup
+	life  context.Context
+	kill  context.CancelFunc
 }
 
-// New returns a Reconciler over the truth in Postgres and the buffer in Redis. Somebody must keep Run going.
+// New returns a Reconciler over the payments in Postgres and the buffer in Redis. Run must be running for runs and
+// flushes to happen.
 func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 	o = o.withDefaults()
 	buffers := buffer.New(rdb, pool, buffer.Options[int64]{
-		Name: "reconcile",
+		Name:      "reconcile",
+		Namespace: o.Namespace,
 		Apply: func(ctx context.Context, tx pgx.Tx, g buffer.Generation, ids []int64) (int64, error) {
 			return mark(ctx, tx, ids, runOf(g))
 		},
@@ -113,8 +124,10 @@ func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 		},
 		Detach: func(ctx context.Context) context.Context { return withTally(ctx, "flush live", Buffered) },
 	})
+	life, kill := context.WithCancel(context.Background())
 	return &Reconciler{
-		pool: pool, buffers: buffers, live: buffers.Open(liveBuffer), options: o, tel: newInstruments(),
+		life: life, kill: kill, pool: pool, buffers: buffers, live: buffers.Open(liveBuffer), options: o,
+		tel:   newInstruments(),
 		asked: make(chan struct{}, 1), direct: make(chan struct{}, o.Direct),
 	}
 }
@@ -132,15 +145,43 @@ func withTally(ctx context.Context, operation string, s Strategy) context.Contex
 	return roundtrips.With(ctx, tally)
 }
 
-// Run flushes live events, works on runs whoever started them, and starts them by itself, until the context ends. Then
-// it lets go of the run that it is at, and another replica goes on with it. It returns nil: what fails is tried again.
+// Run flushes live events, works on runs that any replica has started, and starts runs by itself, until the context
+// ends. Then it begins nothing more, leaves the run that it works on to another replica, and returns; Shutdown waits
+// for the end of that. It returns nil: what fails is tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
-	var parts errgroup.Group
-	parts.Go(func() error { return r.buffers.Run(ctx, r.live) })
-	parts.Go(func() error { r.takeJobs(ctx); return nil })
-	parts.Go(func() error { r.startJobs(ctx); return nil })
-	parts.Go(func() error { r.countPayments(ctx); return nil })
-	return parts.Wait()
+	r.parts.Go(func() { r.takeJobs(ctx) })
+	r.parts.Go(func() { r.startJobs(ctx) })
+	r.parts.Go(func() { r.countPayments(ctx) })
+	return r.buffers.Run(ctx, r.live)
+}
+
+// handOverTimeout bounds the wait for work that was cancelled.
+const handOverTimeout = 500 * time.Millisecond
+
+// Shutdown waits until the flushes that are under way have ended, and until a run that this process worked on is free
+// for another replica. When the context ends first, it cancels what is left and returns the context's error: flushes
+// are rolled back and their leases released, and a run is free when its worker has been silent for Options.Silence.
+// Call it after Run's context has ended.
+func (r *Reconciler) Shutdown(ctx context.Context) error {
+	flushes := make(chan error, 1)
+	go func() { flushes <- r.buffers.Shutdown(ctx) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.parts.Wait()
+	}()
+	var cancelled error
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		cancelled = ctx.Err()
+		r.kill()
+		select {
+		case <-ended:
+		case <-time.After(handOverTimeout):
+		}
+	}
+	return cmp.Or(<-flushes, cancelled)
 }
 
 // Path is how a live event is on its way to the truth.

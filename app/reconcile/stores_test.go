@@ -247,7 +247,7 @@ func (s stores) client(t *testing.T) *redis.Client {
 // kept lists what Redis keeps of a run's buffer.
 func (s stores) kept(t *testing.T, id uuid.UUID) []string {
 	t.Helper()
-	keys, err := s.client(t).Keys(t.Context(), "buffer:*"+id.String()+"*").Result()
+	keys, err := s.client(t).Keys(t.Context(), "default:buffer:*"+id.String()+"*").Result()
 	require.NoError(t, err)
 	return keys
 }

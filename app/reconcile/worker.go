@@ -128,6 +128,7 @@ func (w *worker) work(ctx context.Context) {
 	w.tally.SetStrategy(string(w.job.Strategy))
 	working, stop := context.WithCancelCause(roundtrips.With(ctx, w.tally))
 	defer stop(nil)
+	defer context.AfterFunc(w.life, func() { stop(context.Canceled) })()
 
 	alive := make(chan struct{})
 	go func() {
@@ -160,7 +161,7 @@ func (w *worker) attempt(ctx context.Context) error {
 	return w.byStrategy(ctx)
 }
 
-// end writes down how the run ended; or, where it may go on, leaves it to whoever comes next.
+// end records how the run ended, or that it is free for another worker where it can go on.
 func (w *worker) end(ctx context.Context, err error) {
 	state := Done
 	switch {
@@ -176,6 +177,7 @@ func (w *worker) end(ctx context.Context, err error) {
 	}
 	bounded, cancel := context.WithTimeout(roundtrips.With(context.WithoutCancel(ctx), w.own), w.options.Silence)
 	defer cancel()
+	defer context.AfterFunc(w.life, cancel)()
 	if state == Cancelled || state == Failed {
 		// What has not been flushed is still pending in Postgres, and so is for the next run to find.
 		err = errors.Join(err, w.buffers.Open(w.job.ID.String()).Drop(bounded))
@@ -185,7 +187,7 @@ func (w *worker) end(ctx context.Context, err error) {
 			w.note(func(j *Job) { j.Counts.Reconciled = done })
 		}
 	}
-	if state == Done { // what nobody had to look at any more, others have marked: live events, or a worker before this one
+	if state == Done { // what was not pending any more was marked by live events, or by a worker before this one
 		w.note(func(j *Job) { j.Examined = w.job.Total })
 	}
 	message := ""
@@ -194,8 +196,13 @@ func (w *worker) end(ctx context.Context, err error) {
 		slog.WarnContext(ctx, "an attempt at a run failed",
 			"run", w.job.ID, "attempt", w.job.Attempts, "ends_as", state, "error", err)
 	}
-	// Whoever goes on does so after a moment: what failed now would fail at once again.
-	if e := w.write(bounded, state, message, time.Second); e != nil {
+	// What failed now would fail again at once, so the next worker begins after a moment. What this process has only
+	// stopped, another can go on with at once.
+	pause := time.Second
+	if ctx.Err() != nil {
+		pause = 0
+	}
+	if e := w.write(bounded, state, message, pause); e != nil {
 		slog.WarnContext(ctx, "the end of a run could not be recorded; another worker will find it",
 			"run", w.job.ID, "error", e)
 		w.span.RecordError(errors.Join(err, e))

@@ -169,7 +169,7 @@ func (c *Cluster) knowReplica(ctx context.Context, client *redis.Client, replica
 		return errors.New("the replica has no data of its master yet")
 	}
 	return c.everyNode(ctx, func(ctx context.Context, client *redis.Client) error {
-		shares, err := client.ClusterSlots(ctx).Result()
+		shares, err := client.ClusterSlots(ctx).Result() //nolint:staticcheck // it lists the nodes that work
 		if err != nil {
 			return err
 		}
@@ -304,7 +304,7 @@ func (c *Cluster) Owner(ctx context.Context, key string) (*RedisServer, error) {
 func (c *Cluster) shares(ctx context.Context) ([]redis.ClusterSlot, error) {
 	client := redis.NewClient(c.running()[0].Options())
 	defer client.Close()
-	shares, err := client.ClusterSlots(ctx).Result()
+	shares, err := client.ClusterSlots(ctx).Result() //nolint:staticcheck // it lists the nodes that work
 	slices.SortFunc(shares, func(a, b redis.ClusterSlot) int { return a.Start - b.Start })
 	return shares, err
 }

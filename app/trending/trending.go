@@ -139,3 +139,7 @@ func (t *Trending) Forget(ctx context.Context) error {
 
 // Run keeps the memory's background work going until the context ends; see cache.Cache.Run.
 func (t *Trending) Run(ctx context.Context) error { return t.lease.Run(ctx) }
+
+// Shutdown waits for fills until the context ends, then cancels them and releases their leases; see
+// cache.Cache.Shutdown. Call it after Run's context has ended.
+func (t *Trending) Shutdown(ctx context.Context) error { return t.lease.Shutdown(ctx) }

@@ -57,7 +57,7 @@ func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
 	if err := d.call(ctx, http.MethodPost, "/reconcile", order, &working); err != nil {
 		return nil, err
 	}
-	open := "buffer:{reconcile:" + working.ID + "}:open"
+	open := "nervous:buffer:{reconcile:" + working.ID + "}:open"
 	if working, err = d.halfDone(ctx, rdb, open, working); err != nil {
 		return nil, err
 	}
