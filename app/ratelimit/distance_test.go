@@ -34,8 +34,8 @@ func wired(t *testing.T, proxy *servicetest.Proxy, pipelines int) redis.Universa
 	return client
 }
 
-// A new connection takes three round-trips until its first answer: 30 ms of a budget of 50. One that takes longer must be
-// open before: Run opens it.
+// A new connection takes three round-trips until its first answer: 30 ms of a budget of 50. One that takes longer must
+// be open before: Run opens it.
 func TestLimiter_Check_AtADistanceSixteenCallersAreDecidedByRedis(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
