@@ -62,7 +62,7 @@ func TestAdd_RedisRefuses(t *testing.T) {
 		},
 		"MISCONF":    {snapshotsFail, configured("save", "")},
 		"NOREPLICAS": {configured("min-replicas-to-write", "1"), configured("min-replicas-to-write", "0")},
-		"can't run this command": {
+		"script": { // the user may not run a command in it
 			func(t *testing.T, server *servicetest.RedisServer) {
 				require.NoError(t, connect(t, server).Do(t.Context(), "ACL", "SETUSER", "default", "-sadd").Err())
 			},

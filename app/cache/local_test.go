@@ -129,6 +129,7 @@ func TestCache_localCopies(t *testing.T) {
 		c := run(t, b.client(t), options)
 		requireGet(t, c, "k", "v", cache.ResultMiss)
 		requireGet(t, c, "k", "v", cache.ResultHit)
+		<-time.After(2 * options.LocalTTL) // the next read asks Redis
 		tombstone := "\x01T\x00\x06\x00\x00\x00\x00\x00\x00"
 		require.NoError(t, b.at(t, "k").Set(t.Context(), c.ValueKey("k"), tombstone, time.Hour).Err())
 		requireGet(t, c, "k", "v", cache.ResultMiss)

@@ -24,6 +24,7 @@ func TestPostgresGoesDownDuringAFill(t *testing.T) {
 		one, other := startProcess(t, b, asking), startProcess(t, b, asking)
 		require.Equal(t, []any{"Ada", cache.ResultMiss}, valueAndResult([]Got{one.get("known")}))
 		one.started()
+		<-time.After(2 * asking.TTL) // the value is stale by now
 
 		lock()
 		require.Equal(t, []any{"Ada", cache.ResultStale}, valueAndResult([]Got{one.get("known")}))

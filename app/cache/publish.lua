@@ -4,8 +4,9 @@
 local refused = -1
 local function note(reply)
   local err = type(reply) == 'table' and reply.err or ''
-  -- Redis 7.0 says "ERR The user executing the script can't ...", later servers "NOPERM ACL failure in script: ...".
-  local denied = string.find(err, 'NOPERM', 1, true) or string.find(err, 'The user executing the script', 1, true)
+  -- Redis 7.0 says "ERR The user executing the script can't ...", later servers "ERR ACL failure in script: ...".
+  local denied = string.find(err, 'NOPERM', 1, true) or string.find(err, 'ACL failure', 1, true)
+    or string.find(err, 'The user executing the script', 1, true)
   refused = math.max(refused, denied and 1 or 0)
 end
 local function publish(channel, shard_channel, message)

@@ -193,7 +193,7 @@ func unquoted(rest string) (words []string) {
 	for rest != "" {
 		quoted, err := strconv.QuotedPrefix(rest)
 		if err != nil {
-			panic(err) // the format is Redis's
+			panic(fmt.Sprintf("%v: %q", err, rest)) // the format is Redis's
 		}
 		word, _ := strconv.Unquote(quoted)
 		words, rest = append(words, word), strings.TrimPrefix(rest[len(quoted):], " ")
