@@ -94,6 +94,12 @@ func (s *shards) subscribe(ctx context.Context, channel string) {
 	f, isNew := s.at(ctx, master.Options().Addr, channel)
 	if f.subscription.SSubscribe(f.ctx, channel) != nil {
 		f.end() // later reads cover its keys again
+		s.mu.Lock()
+		// The feed may have ended before this channel was added to it, so that its end did not remove the channel.
+		if known := s.byChannel[channel]; known != nil && known.feed == nil {
+			delete(s.byChannel, channel)
+		}
+		s.mu.Unlock()
 	}
 	if !isNew {
 		return

@@ -2,10 +2,9 @@ package identity
 
 import "net/netip"
 
-// Host says for whom an IP address stands, where no token says who calls: for itself, or for an IPv6 address its /64,
-// because whoever has one address of that commonly has all 2^64. An IPv4 address in the clothes of IPv6 is the same
-// host, and a zone makes no other. Whatever is no address stands for one and the same host, "unknown": who can hide
-// where a request comes from must not gain by it.
+// Host is the name by which a caller without a token is limited: an IPv4 address, or the /64 of an IPv6 address, because
+// a subscriber commonly has all 2^64 addresses of it. An IPv4-mapped IPv6 address is the IPv4 address, and a zone is
+// dropped. All text that is no address is the one host "unknown", so that a caller cannot gain by hiding its address.
 func Host(address string) string {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {

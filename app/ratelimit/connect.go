@@ -47,13 +47,18 @@ func (l *Limiter) lost(ctx context.Context, err error) {
 	}
 }
 
-// openConnections holds each connection until all are open, so that none is used twice.
+// openConnections sends as many PINGs at once as connections are wanted. Where the answers take long, each needs a
+// connection of its own; where they do not, opening one is quick too. The second time is for connections that were
+// dialed and not used. (redis.Client.Conn would hold each, but it shares options with other connections unguarded.)
 func openConnections(ctx context.Context, node *redis.Client, n int) error {
-	var pings errgroup.Group
-	for range n {
-		conn := node.Conn()
-		defer conn.Close()
-		pings.Go(func() error { return conn.Ping(ctx).Err() })
+	for range 2 {
+		var pings errgroup.Group
+		for range n {
+			pings.Go(func() error { return node.Ping(ctx).Err() })
+		}
+		if err := pings.Wait(); err != nil {
+			return err
+		}
 	}
-	return pings.Wait()
+	return nil
 }

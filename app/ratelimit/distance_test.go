@@ -62,7 +62,8 @@ func TestLimiter_Check_AtADistanceSixteenCallersAreDecidedByRedis(t *testing.T) 
 				first, later := sixteenCallers(t, l, 3*time.Second)
 				t.Logf("first second: %d fallbacks of %d checks; later: %d of %d",
 					first.fallbacks.Load(), first.checks.Load(), later.fallbacks.Load(), later.checks.Load())
-				if 100*first.fallbacks.Load() < first.checks.Load() && later.fallbacks.Load() == 0 {
+				// Each caller's first check may find a connection that is just being opened.
+				if first.fallbacks.Load() <= 16 && later.fallbacks.Load() == 0 {
 					require.Positive(t, later.checks.Load())
 					return
 				}
