@@ -10,8 +10,8 @@ import (
 )
 
 // followFailovers makes a client of a Cluster ask for the slots again when a node does not answer. By itself go-redis
-// asks once a minute, or when a node redirects it, and a master that is gone redirects nobody: its slots would fail for
-// up to a minute after a replica has taken over. go-redis asks at most five times a second, whatever it is told.
+// asks once a minute, or when a node redirects it, and a master that is gone redirects no client: its slots would fail
+// for up to a minute after a replica has taken over. go-redis asks at most five times a second, whatever it is told.
 func followFailovers(rdb redis.UniversalClient) {
 	if cluster, ok := rdb.(*redis.ClusterClient); ok {
 		cluster.OnNewNode(func(node *redis.Client) { node.AddHook(failureHook{cluster}) })

@@ -302,7 +302,8 @@ func TestAGracefulEndFinishesWhatIsInFlight(t *testing.T) {
 	}()
 	require.Eventually(t, func() bool {
 		var waiting int
-		err := lock.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&waiting)
+		err := lock.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted AND database =
+			(SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&waiting)
 		return err == nil && waiting > 0
 	}, 20*time.Second, 5*time.Millisecond)
 

@@ -25,7 +25,7 @@ type monitor struct {
 
 	mu      sync.Mutex
 	seen    seen
-	marks   map[string]seen // by mark: what was counted when it came by
+	marks   map[string]seen // by mark: the counts when MONITOR showed it
 	changed chan struct{}   // closed and replaced with each mark
 	fault   error           // why there is no more to come
 }

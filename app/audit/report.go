@@ -82,7 +82,7 @@ func compare(before, after moment) (Report, error) {
 	spans, wire := since(was.redis, is.redis), since(was.wire, is.wire)
 	inScripts, elsewhere := since(before.told.inScripts, after.told.inScripts),
 		since(before.told.elsewhere, after.told.elsewhere)
-	for name := range onlyOthersSend { // which is aside already, whoever sent it
+	for name := range onlyOthersSend { // counted aside already
 		delete(elsewhere, name)
 	}
 	server := without(since(before.counted.commands, after.counted.commands), elsewhere)

@@ -19,7 +19,7 @@ var (
 //
 // It is the context of that goroutine too. While the caller waits, the context has the values of the caller's; once the
 // call is late, those of the context that Options.Detach returned. So a hook that looks for a tally when a command ends
-// charges whoever waited for it.
+// charges the work that waited for it.
 type call struct {
 	limiter  *Limiter
 	question question
