@@ -58,9 +58,10 @@ type config struct {
 	// from them. By default there are none, and the peer of the connection is the caller.
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES"`
 
-	// TRUSTED_HOPS is how many proxies a request passes, each of which appends to X-Forwarded-For. A caller within a
-	// trusted network is then seen as itself, whatever it writes into the header. 0 reads past any number of trusted
-	// proxies, which is right only where no caller is in their networks.
+	// TRUSTED_HOPS is how many proxies a request passes, from 1 to 10. Each appends one address to X-Forwarded-For, so the
+	// caller's is the TRUSTED_HOPS-th from the end. TRUSTED_PROXIES alone cannot tell a caller within these networks from
+	// one more proxy, and would take what this caller wrote. 1 is the default because a number too high takes a forged
+	// address, and one too low the address of a proxy, which only makes callers share a limit.
 	TrustedHops int `env:"TRUSTED_HOPS" envDefault:"1"`
 
 	// ALLOW_STRATEGY_OVERRIDE lets callers choose a strategy, forget cached answers and undo what was reconciled. True
@@ -250,7 +251,9 @@ func (c *config) validate(f *faults) {
 	f.unless(c.Tokens.Secret != demoSecret || c.AllowStrategyOverride, "TOKEN_SECRET",
 		"is the demo's, which is published: choose another, or be a demo (ALLOW_STRATEGY_OVERRIDE=true)")
 	t := c.Trending
-	f.unless(c.TrustedHops >= 0, "TRUSTED_HOPS", "is %d and must not be negative", c.TrustedHops)
+	f.unless(c.TrustedHops >= 1 && c.TrustedHops <= 10, "TRUSTED_HOPS", "is %d and must be from 1 to 10", c.TrustedHops)
+	f.unless(len(c.TrustedProxies) > 0 || !f.given["TRUSTED_HOPS"] || f.faulty["TRUSTED_PROXIES"], "TRUSTED_HOPS",
+		"has no effect without TRUSTED_PROXIES: set the networks of the proxies, or remove TRUSTED_HOPS")
 	f.unless(c.RequestTimeout > 0, "REQUEST_TIMEOUT", "must be positive")
 	f.unless(c.ShutdownTimeout > 0, "SHUTDOWN_TIMEOUT", "must be positive")
 	f.unless(t.TTL >= time.Second, "TRENDING_TTL", "must be at least 1s")
@@ -320,9 +323,10 @@ func (t *tokenConfig) validate(f *faults) {
 }
 
 // faults collects at most one fault a variable, the first: a value that could not be parsed is not also out of range.
+// given are the variables that the environment sets; the others have their defaults.
 type faults struct {
-	lines  []string
-	faulty map[string]bool
+	lines         []string
+	faulty, given map[string]bool
 }
 
 func (f *faults) unless(ok bool, variable, format string, args ...any) {
@@ -338,13 +342,13 @@ func parse(target interface{ validate(*faults) }, getenv func(string) string) er
 	if err != nil {
 		return err
 	}
+	f := &faults{faulty: map[string]bool{}, given: map[string]bool{}}
 	environment := map[string]string{}
 	for _, p := range params {
 		if v := getenv(p.Key); v != "" {
-			environment[p.Key] = v
+			environment[p.Key], f.given[p.Key] = v, true
 		}
 	}
-	f := &faults{faulty: map[string]bool{}}
 	aggregate, _ := errors.AsType[env.AggregateError](env.ParseWithOptions(target, env.Options{Environment: environment}))
 	for _, err := range aggregate.Errors {
 		switch e := err.(type) { //nolint:errorlint // these are the library's own, and it does not wrap them

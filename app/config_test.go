@@ -37,7 +37,7 @@ func TestTwoAddressesAndASecretAreEnough(t *testing.T) {
 		Limit: 100, Window: time.Minute, RunsLimit: 30, RunsWindow: time.Minute,
 		Strategy: ratelimit.Exact, Fallback: ratelimit.Local, Budget: 50 * time.Millisecond,
 	}, c.RateLimit)
-	require.Empty(t, c.TrustedProxies, "nobody is believed about others")
+	require.Empty(t, c.TrustedProxies, "X-Forwarded-For is not read")
 	require.NotEmpty(t, c.ReplicaID)
 	require.False(t, c.AllowStrategyOverride)
 }
@@ -67,11 +67,12 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		"RATELIMIT_FALLBACK":    "hope",
 		"RATELIMIT_BUDGET":      "0",
 		"TRUSTED_PROXIES":       "10.0.0.0/8,10.0.0.1",
+		"TRUSTED_HOPS":          "0",
 		"TOKEN_SECRET":          "31 bytes are one byte too few..",
 	}))
 	require.Error(t, err)
 	for _, line := range []string{
-		"23 fault(s)",
+		"24 fault(s)",
 		"- DATABASE_URL is required and not set\n",
 		`- DATABASE_MAX_CONNS is "none": `,
 		"- REDIS_URL is not an address of Redis: ",
@@ -94,6 +95,7 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		`- RATELIMIT_FALLBACK is "hope": there is no fallback "hope", only local, open, closed` + "\n",
 		"- RATELIMIT_BUDGET must be at least 1ms\n",
 		`- TRUSTED_PROXIES is "10.0.0.0/8,10.0.0.1": `,
+		"- TRUSTED_HOPS is 0 and must be from 1 to 10\n",
 		"- TOKEN_SECRET has 31 bytes and must have at least 32",
 	} {
 		require.ErrorContains(t, err, line)
@@ -120,15 +122,32 @@ func TestConfig_NamespaceIsTheDatabaseUnlessSet(t *testing.T) {
 	}
 }
 
-func TestTrustedProxiesAreNetworks(t *testing.T) {
+func TestConfig_TrustedProxiesAndHops(t *testing.T) {
 	t.Parallel()
-	c, err := loadConfig(environment(map[string]string{
-		"DATABASE_URL": "postgres://127.0.0.1/nervous", "REDIS_URL": "redis://127.0.0.1:6379", "TOKEN_SECRET": tokenSecret,
-		"TRUSTED_PROXIES": "10.0.0.0/8,fd00::/8",
-	}))
-	require.NoError(t, err)
-	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
-		c.TrustedProxies)
+	load := func(proxies, hops string) (config, error) {
+		return loadConfig(environment(map[string]string{
+			"DATABASE_URL": "postgres://127.0.0.1/nervous", "REDIS_URL": "redis://127.0.0.1:6379", "TOKEN_SECRET": tokenSecret,
+			"TRUSTED_PROXIES": proxies, "TRUSTED_HOPS": hops,
+		}))
+	}
+	for hops, want := range map[string]int{"": 1, "1": 1, "2": 2, "10": 10} {
+		c, err := load("10.0.0.0/8,fd00::/8", hops)
+		require.NoError(t, err)
+		require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+			c.TrustedProxies)
+		require.Equal(t, want, c.TrustedHops)
+	}
+	for _, refused := range []struct{ proxies, hops, fault string }{
+		{"", "1", "TRUSTED_HOPS has no effect without TRUSTED_PROXIES: set the networks of the proxies, or remove "},
+		{"10.0.0.0/8", "0", "TRUSTED_HOPS is 0 and must be from 1 to 10"},
+		{"10.0.0.0/8", "-1", "TRUSTED_HOPS is -1 and must be from 1 to 10"},
+		{"10.0.0.0/8", "11", "TRUSTED_HOPS is 11 and must be from 1 to 10"},
+		{"10.0.0.0/8", "one", `TRUSTED_HOPS is "one": `},
+		{"10.0.0.1", "1", `TRUSTED_PROXIES is "10.0.0.1": `},
+	} {
+		_, err := load(refused.proxies, refused.hops)
+		require.ErrorContains(t, err, "1 fault(s):\n  - "+refused.fault)
+	}
 }
 
 func TestThePublishedSecretIsForDemosOnly(t *testing.T) {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"iter"
 	"net"
 	"net/http"
 	"net/netip"
@@ -10,91 +11,85 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
-// addressBehind returns the address that a request comes from: the peer's, or, where the peer is a trusted proxy, the
-// one that it wrote to X-Forwarded-For. The header is read from its end, where proxies append, past at most as many
-// proxies as hops says, each within the given networks. What stands before that, the caller may have written. X-Real-IP
-// and Forwarded are not read.
+// addressBehind returns the address that a request comes from: the peer of the connection, or, where the peer is a
+// trusted proxy, the address that this proxy appended to X-Forwarded-For. It follows at most as many proxies as hops
+// says, and each must be within the networks. What stands in the header before that, the caller may have written; it
+// changes nothing. X-Real-IP and Forwarded are not read.
 //
-// Without hops the header is read past every proxy within the networks. A caller inside one of them could then write
-// the address that it wants to be.
+// The networks alone are not enough: the address of a caller inside a trusted network looks like one more proxy, and
+// echo.ExtractIPFromXFFHeader then returns what this caller wrote. Echo also refuses addresses with ports.
 //
-// An element may have a port, as some load balancers write it. Where an element is no address, the proxy that wrote it
-// is the caller.
+// Where the element of a proxy is missing, empty or no address, the proxy itself is the caller. An empty element is not
+// skipped, because the one before it is the caller's.
 func addressBehind(proxies []netip.Prefix, hops int) echo.IPExtractor {
-	trusted := make([]netip.Prefix, 0, len(proxies))
+	networks := make([]netip.Prefix, 0, len(proxies))
 	for _, p := range proxies {
 		if p.Addr().Is4In6() && p.Bits() >= 96 {
 			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 		}
-		trusted = append(trusted, p)
+		networks = append(networks, p)
 	}
 	return func(r *http.Request) string {
-		shown, address := peerOf(r.RemoteAddr)
-		forwarded := r.Header.Values(echo.HeaderXForwardedFor)
-		for hop := 1; hops == 0 || hop <= hops; hop++ {
-			if !slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(address) }) {
+		address, err := peerOf(r)
+		if err != nil {
+			return ""
+		}
+		followed := 0
+		for element := range fromTheEnd(r.Header.Values(echo.HeaderXForwardedFor)) {
+			trusted := slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(address) })
+			if !trusted || followed == hops {
 				break
 			}
-			var element string
-			if element, forwarded = lastElement(forwarded); element == "" {
-				break
-			}
-			next, err := parseForwarded(element)
+			appended, err := parseForwarded(element)
 			if err != nil {
 				break
 			}
-			shown, address = next.String(), next
+			address = appended
+			followed++
 		}
-		return shown
+		return address.String()
 	}
 }
 
-// peerOf reads a connection's remote address: host:port, or something else where it is no TCP connection.
-func peerOf(remote string) (shown string, address netip.Addr) {
-	host, _, err := net.SplitHostPort(remote)
+// peerOf returns the address of the connection's other end. A connection that is not TCP has none.
+func peerOf(r *http.Request) (netip.Addr, error) {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
-		host = remote
+		host = r.RemoteAddr
 	}
-	address, err = netip.ParseAddr(host)
-	if err != nil {
-		return "", netip.Addr{}
-	}
-	address = address.Unmap()
-	return address.String(), address
+	address, err := netip.ParseAddr(host)
+	return bare(address), err
 }
 
-// lastElement cuts the last element off the lines of a list header. It is empty where the list is.
-func lastElement(lines []string) (element string, rest []string) {
-	if len(lines) == 0 {
-		return "", nil
+// fromTheEnd yields the elements of a list header, the last one first.
+func fromTheEnd(lines []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range slices.Backward(lines) {
+			for end := len(line); end >= 0; {
+				comma := strings.LastIndexByte(line[:end], ',')
+				if !yield(strings.TrimSpace(line[comma+1 : end])) {
+					return
+				}
+				end = comma
+			}
+		}
 	}
-	last := len(lines) - 1
-	before, element, found := cutLast(lines[last], ",")
-	if !found {
-		return strings.TrimSpace(lines[last]), lines[:last]
-	}
-	return strings.TrimSpace(element), append(slices.Clone(lines[:last]), before)
 }
 
-func cutLast(s, separator string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, separator); i >= 0 {
-		return s[:i], s[i+len(separator):], true
-	}
-	return s, "", false
-}
-
-// parseForwarded reads 192.0.2.1, 192.0.2.1:80, 2001:db8::1, [2001:db8::1] or [2001:db8::1]:80. A zone means something
-// to the proxy alone and is dropped.
+// parseForwarded reads 192.0.2.1, 192.0.2.1:80, 2001:db8::1, [2001:db8::1] and [2001:db8::1]:80.
 func parseForwarded(element string) (netip.Addr, error) {
-	address, err := netip.ParseAddr(element)
-	if err != nil {
-		if inner, bracketed := strings.CutPrefix(element, "["); bracketed && strings.HasSuffix(inner, "]") {
-			address, err = netip.ParseAddr(strings.TrimSuffix(inner, "]"))
-		} else {
-			var withPort netip.AddrPort
-			withPort, err = netip.ParseAddrPort(element)
-			address = withPort.Addr()
+	if withPort, err := netip.ParseAddrPort(element); err == nil {
+		return bare(withPort.Addr()), nil
+	}
+	if inner, ok := strings.CutPrefix(element, "["); ok {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			element = inner
 		}
 	}
-	return address.Unmap().WithZone(""), err
+	address, err := netip.ParseAddr(element)
+	return bare(address), err
 }
+
+// bare makes one form of every address: IPv4 is not mapped to IPv6, and there is no zone, which would match no network
+// and has a meaning only on the machine that wrote it.
+func bare(address netip.Addr) netip.Addr { return address.Unmap().WithZone("") }

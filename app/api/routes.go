@@ -9,12 +9,13 @@
 // (RateLimit-Policy, RateLimit); one too many is answered by 429, which says when the next will be let through
 // (Retry-After), and costs no round-trip to Postgres. What is wrong with a request is said only once it was counted.
 //
-// Where a request comes from is taken from X-Forwarded-For if a trusted proxy says it: whoever can reach the service
-// from a trusted network, but past the proxy, can claim any address and so has any number of limits. Callers without a
-// token who share an address share a limit.
+// The address that a request comes from is read from X-Forwarded-For, as far as trusted proxies wrote it: TrustedHops
+// elements from its end. A client in a trusted network that reaches the service without passing all of these proxies
+// can claim any address, and so has any number of limits. Callers without a token that share an address share a limit.
 package api
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
@@ -45,8 +46,8 @@ type Dependencies struct {
 	// Tokens says who calls.
 	Tokens identity.Tokens
 
-	// TrustedProxies are the networks of the proxies whose X-Forwarded-For is read, and TrustedHops how many proxies a
-	// request passes at most; 0 does not limit them.
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For is read, and TrustedHops is how many proxies a
+	// request passes; 0 means 1.
 	TrustedProxies []netip.Prefix
 	TrustedHops    int
 
@@ -79,7 +80,7 @@ func New(d Dependencies) (http.Handler, error) {
 	}
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
-	e.IPExtractor = addressBehind(d.TrustedProxies, d.TrustedHops)
+	e.IPExtractor = addressBehind(d.TrustedProxies, cmp.Or(d.TrustedHops, 1))
 
 	e.Use(
 		// First: it names the route on the request that otelhttp holds. Once a later middleware has replaced the request,

@@ -124,8 +124,8 @@ func (d *deployment) replica(i int) part {
 			"DATABASE_URL=" + d.databaseURL, "REDIS_URL=" + d.redisURL, "TRENDING_LEASE=" + leaseTime.String(),
 			// The demonstration: a caller may ask for a naive strategy and see what it costs.
 			"ALLOW_STRATEGY_OVERRIDE=true", "TOKEN_SECRET=" + tokenSecret,
-			// The front door says for whom it asks. Without this all who have no token would share its limit.
-			"TRUSTED_PROXIES=127.0.0.0/8,::1/128",
+			// Caddy writes the caller's address to X-Forwarded-For. Unread, all callers without a token share Caddy's limit.
+			"TRUSTED_PROXIES=127.0.0.0/8,::1/128", "TRUSTED_HOPS=1",
 			// Everything shares these cores: a Redis that is only busy must not pass for one that is down.
 			"RATELIMIT_BUDGET=250ms",
 			// A run by the clock would do the load script's work; and this table is small enough to be counted all the time.

@@ -37,6 +37,13 @@ func TestSettingsAreThoseOfCompose(t *testing.T) {
 	}
 	require.Equal(t, redis, redisSettings)
 
+	app, service := map[string]string{}, compose.Services["app"]
+	require.NoError(t, service.Environment.Decode(&app))
+	replica := (&deployment{}).replica(0).env
+	for _, name := range []string{"TRUSTED_HOPS", "RATELIMIT_BUDGET", "RECONCILE_EVERY", "RECONCILE_COUNT_EVERY"} {
+		require.Contains(t, replica, name+"="+app[name])
+	}
+
 	prometheus := slices.DeleteFunc(compose.Services["prometheus"].Command, func(argument string) bool {
 		return strings.HasPrefix(argument, "--config.file=") || strings.HasPrefix(argument, "--storage.tsdb.path=")
 	})
