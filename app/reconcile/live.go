@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/google/uuid"
 )
 
 // Path is how a live event is on its way to the truth.
@@ -53,5 +51,6 @@ func (r *Reconciler) markDirectly(ctx context.Context, payment int64) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return markOne(ctx, r.pool, payment, uuid.NullUUID{})
+	_, err := r.db.markLive(ctx, r.db, []int64{payment})
+	return err
 }

@@ -7,21 +7,30 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 //go:embed queries/*.sql
 var queries embed.FS
 
 var (
-	pageSQL    = query("page")
-	idsSQL     = query("ids")
-	findSQL    = query("find")
-	markOneSQL = query("mark_one")
-	markSQL    = query("mark")
-	markAllSQL = query("mark_all")
-	restSQL    = query("rest")
-	truthSQL   = query("truth")
+	pageSQL        = query("page")
+	idsSQL         = query("ids")
+	findSQL        = query("find")
+	markOneSQL     = query("mark_one")
+	markSQL        = query("mark")
+	markRangeSQL   = query("mark_range")
+	turnSQL        = query("turn")
+	finishSQL      = query("finish")
+	changesSQL     = query("changes")
+	disagreeingSQL = query("disagreeing")
+	truthSQL       = query("truth")
+)
+
+const (
+	fenceSQL = `-- name: reconcile_fence
+SELECT reconcile_fence($1, $2, $3, $4)`
+	sealSQL = `-- name: reconcile_seal
+SELECT reconcile_seal($1)`
 )
 
 func query(name string) string {
@@ -35,7 +44,9 @@ func query(name string) string {
 // Prepare prepares the queries of the strategies on a new connection. Hooked into the pool, it moves the driver's extra
 // round-trips out of the first job that uses the connection.
 func Prepare(ctx context.Context, conn *pgx.Conn) error {
-	for _, sql := range []string{pageSQL, idsSQL, findSQL, markOneSQL, markSQL, markAllSQL, restSQL} {
+	for _, sql := range []string{
+		pageSQL, idsSQL, findSQL, markOneSQL, markSQL, markRangeSQL, turnSQL, finishSQL, fenceSQL, sealSQL,
+	} {
 		// Named by itself: that is where the driver looks when the same text is queried.
 		if _, err := conn.Prepare(ctx, sql, sql); err != nil {
 			return fmt.Errorf("reconcile: prepare: %w", err)
@@ -65,6 +76,8 @@ type Counts struct {
 	Amount     int64 `json:"amount"`
 	Currency   int64 `json:"currency"`
 	Missing    int64 `json:"missing"`
+	// Late agree by a settlement that was committed after the run had begun, and are for the next run.
+	Late int64 `json:"late"`
 }
 
 func (c *Counts) add(f Finding, n int64) {
@@ -96,13 +109,6 @@ type Truth struct {
 	ReconciledThatDisagree int64 `json:"reconciled_that_disagree"`
 }
 
-// conn is a connection, a pool or a transaction.
-type conn interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-}
-
 // compared is a payment and what was found of it.
 type compared struct {
 	ID      int64
@@ -110,9 +116,12 @@ type compared struct {
 }
 
 // compare reads the next payments of a range that are pending: one round-trip.
-func compare(ctx context.Context, c conn, after, through int64, most int) ([]compared, error) {
-	rows, _ := c.Query(ctx, pageSQL, after, through, most) // CollectRows returns the error
-	page, err := pgx.CollectRows(rows, pgx.RowToStructByPos[compared])
+func (d *database) compare(ctx context.Context, c conn, after, through int64, most int) (page []compared, err error) {
+	err = d.within(ctx, workTimeout, func(ctx context.Context) error {
+		rows, _ := c.Query(ctx, pageSQL, after, through, most) // CollectRows returns the error
+		page, err = pgx.CollectRows(rows, pgx.RowToStructByPos[compared])
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("compare payments: %w", err)
 	}
@@ -120,9 +129,12 @@ func compare(ctx context.Context, c conn, after, through int64, most int) ([]com
 }
 
 // pendingIDs lists them without looking at them.
-func pendingIDs(ctx context.Context, c conn, after, through int64, most int) ([]int64, error) {
-	rows, _ := c.Query(ctx, idsSQL, after, through, most) // CollectRows returns the error
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+func (d *database) pendingIDs(ctx context.Context, c conn, after, through int64, most int) (ids []int64, err error) {
+	err = d.within(ctx, workTimeout, func(ctx context.Context) error {
+		rows, _ := c.Query(ctx, idsSQL, after, through, most) // CollectRows returns the error
+		ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list payments: %w", err)
 	}
@@ -130,57 +142,19 @@ func pendingIDs(ctx context.Context, c conn, after, through int64, most int) ([]
 }
 
 // find compares one payment.
-func find(ctx context.Context, c conn, id int64) (finding Finding, err error) {
-	if err := c.QueryRow(ctx, findSQL, id).Scan(&finding); err != nil {
+func (d *database) find(ctx context.Context, c conn, id int64) (finding Finding, err error) {
+	err = d.within(ctx, workTimeout, func(ctx context.Context) error {
+		return c.QueryRow(ctx, findSQL, id).Scan(&finding)
+	})
+	if err != nil {
 		return "", fmt.Errorf("find payment %d: %w", id, err)
 	}
 	return finding, nil
 }
 
-// markOne marks a payment if it is pending and agrees.
-func markOne(ctx context.Context, c conn, id int64, by uuid.NullUUID) error {
-	if _, err := c.Exec(ctx, markOneSQL, id, by); err != nil {
-		return fmt.Errorf("mark payment %d: %w", id, err)
-	}
-	return nil
-}
-
-// mark marks those of the payments that are pending and agree, and returns how many that were.
-func mark(ctx context.Context, c conn, ids []int64, by uuid.NullUUID) (int64, error) {
-	tag, err := c.Exec(ctx, markSQL, ids, by)
-	if err != nil {
-		return 0, fmt.Errorf("mark %d payments: %w", len(ids), err)
-	}
-	return tag.RowsAffected(), nil
-}
-
-// markAll marks all that are pending and agree, up to the given one.
-func markAll(ctx context.Context, c conn, through int64, by uuid.NullUUID) (int64, error) {
-	tag, err := c.Exec(ctx, markAllSQL, through, by)
-	if err != nil {
-		return 0, fmt.Errorf("mark all payments: %w", err)
-	}
-	return tag.RowsAffected(), nil
-}
-
-// rest counts what is pending by what comparing finds.
-func rest(ctx context.Context, c conn, through int64) (counts Counts, err error) {
-	rows, _ := c.Query(ctx, restSQL, through) // ForEachRow returns the error
-	var finding Finding
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&finding, &n}, func() error {
-		counts.add(finding, n)
-		return nil
-	})
-	if err != nil {
-		return Counts{}, fmt.Errorf("count what is pending: %w", err)
-	}
-	return counts, nil
-}
-
 // Truth counts all payments, and compares each: it reads both tables whole.
 func (r *Reconciler) Truth(ctx context.Context) (t Truth, err error) {
-	err = r.pool.QueryRow(ctx, truthSQL).Scan(&t.Pending, &t.Reconciled, &t.PendingThatAgree, &t.ReconciledThatDisagree)
+	err = r.db.QueryRow(ctx, truthSQL).Scan(&t.Pending, &t.Reconciled, &t.PendingThatAgree, &t.ReconciledThatDisagree)
 	if err != nil {
 		return Truth{}, fmt.Errorf("count payments: %w", err)
 	}
@@ -198,17 +172,19 @@ func (r *Reconciler) Reset(ctx context.Context) error {
 	// Redis may be away; what it holds of live events would be marked again when it is back, and no harm done.
 	dropped := r.live.Drop(ctx)
 	const reset = `-- name: reconcile_reset
-WITH one_at_a_time AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtext('reconcile_mark')))
-UPDATE payments SET status = 'pending', reconciled_at = NULL, reconciled_by = NULL
-FROM one_at_a_time
-WHERE status = 'reconciled'`
-	_, err := r.pool.Exec(ctx, reset)
+WITH reconciled AS MATERIALIZED (
+    SELECT id FROM payments WHERE status = 'reconciled' ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE payments p SET status = 'pending', reconciled_at = NULL, reconciled_by = NULL
+FROM reconciled r
+WHERE p.id = r.id`
+	_, err := r.db.Exec(ctx, reset)
 	if err != nil {
 		return fmt.Errorf("reset payments: %w", err)
 	}
 	// So that each run starts from the same: without the dead rows of the one before, and with a planner who knows that
 	// everything is pending.
-	if _, err := r.pool.Exec(ctx, "VACUUM (ANALYZE) payments"); err != nil {
+	if _, err := r.db.Exec(ctx, "VACUUM (ANALYZE) payments"); err != nil {
 		return fmt.Errorf("reset payments: %w", err)
 	}
 	return dropped

@@ -23,8 +23,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
@@ -86,11 +84,13 @@ const liveBuffer = "live"
 
 // Reconciler reconciles by any strategy, and takes live events. Its methods are safe for concurrent use.
 type Reconciler struct {
-	pool    *pgxpool.Pool
+	db      *database
 	buffers *buffer.Buffers[int64]
 	live    *buffer.Buffer[int64]
 	options Options
 	tel     *instruments
+	// ownedRanges are what this process works on.
+	ownedRanges ownedRanges
 	// asked is told when a run was started here: this process looks for it at once.
 	asked chan struct{}
 	// direct holds one token for each live event that is being written to Postgres.
@@ -104,13 +104,15 @@ type Reconciler struct {
 // New returns a Reconciler over the payments in Postgres and the buffer in Redis. Run must be running for runs and
 // flushes to happen.
 func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
-	o = o.withDefaults()
-	buffers := buffer.New(rdb, pool, buffer.Options[int64]{
+	life, kill := context.WithCancel(context.Background())
+	r := &Reconciler{
+		life: life, kill: kill, db: &database{Pool: pool}, options: o.withDefaults(), tel: newInstruments(),
+		asked: make(chan struct{}, 1),
+	}
+	r.buffers = buffer.New(rdb, pool, buffer.Options[int64]{
 		Name:      "reconcile",
 		Namespace: o.Namespace,
-		Apply: func(ctx context.Context, tx pgx.Tx, g buffer.Generation, ids []int64) (int64, error) {
-			return mark(ctx, tx, ids, runOf(g))
-		},
+		Apply:     r.apply,
 		FlushAge:  o.FlushAge,
 		FlushSize: o.FlushSize,
 		Lease:     o.BufferLease,
@@ -122,18 +124,9 @@ func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 		},
 		Detach: func(ctx context.Context) context.Context { return withTally(ctx, "flush live", Buffered) },
 	})
-	life, kill := context.WithCancel(context.Background())
-	return &Reconciler{
-		life: life, kill: kill, pool: pool, buffers: buffers, live: buffers.Open(liveBuffer), options: o,
-		tel:   newInstruments(),
-		asked: make(chan struct{}, 1), direct: make(chan struct{}, o.Direct),
-	}
-}
-
-// runOf is the run that a generation belongs to; none for live events.
-func runOf(g buffer.Generation) uuid.NullUUID {
-	id, err := uuid.Parse(g.Buffer)
-	return uuid.NullUUID{UUID: id, Valid: err == nil}
+	r.live = r.buffers.Open(liveBuffer)
+	r.direct = make(chan struct{}, r.options.Direct)
+	return r
 }
 
 // withTally gives work that no request pays for a tally of its own.
@@ -148,7 +141,7 @@ func withTally(ctx context.Context, operation string, s Strategy) context.Contex
 // for the end of that. It returns nil: what fails is tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
 	r.parts.Go(func() { r.takeJobs(ctx) })
-	r.parts.Go(func() { r.startJobs(ctx) })
+	r.parts.Go(func() { r.keepSchedule(ctx) })
 	r.parts.Go(func() { r.countPayments(ctx) })
 	return r.buffers.Run(ctx, r.live)
 }
@@ -193,7 +186,9 @@ func (r *Reconciler) countPayments(ctx context.Context) {
 		var pending, reconciled int64
 		const count = `-- name: reconcile_count
 SELECT count(*) FILTER (WHERE status = 'pending'), count(*) FILTER (WHERE status = 'reconciled') FROM payments`
-		err := r.pool.QueryRow(withTally(ctx, "count payments", ""), count).Scan(&pending, &reconciled)
+		err := r.db.within(withTally(ctx, "count payments", ""), workTimeout, func(ctx context.Context) error {
+			return r.db.QueryRow(ctx, count).Scan(&pending, &reconciled)
+		})
 		if err == nil { // else the metric is as old as the last answer
 			r.tel.counted(ctx, pending, reconciled)
 		}

@@ -57,6 +57,7 @@ func (n network) connect(ctx context.Context) (*pgxpool.Pool, *redis.Client, err
 type stores struct {
 	network
 	redis *servicetest.RedisServer
+	rdb   *redis.Client
 	pool  *pgxpool.Pool
 	// asker starts runs and asks about them, and leaves the work to others.
 	asker *reconcile.Reconciler
@@ -96,6 +97,8 @@ func newStores(t *testing.T) stores {
 func storesAt(t *testing.T, database string, server *servicetest.RedisServer) stores {
 	t.Helper()
 	s := stores{network: network{Database: database, Redis: server.Addr()}, redis: server}
+	s.rdb = redis.NewClient(server.Options())
+	t.Cleanup(func() { _ = s.rdb.Close() })
 	var err error
 	s.pool, err = pgxpool.New(t.Context(), database)
 	require.NoError(t, err)
@@ -237,12 +240,7 @@ func (s stores) consistent(t *testing.T) {
 }
 
 // client is one at the Redis itself, whatever replicas reach it through.
-func (s stores) client(t *testing.T) *redis.Client {
-	t.Helper()
-	client := redis.NewClient(s.redis.Options())
-	t.Cleanup(func() { _ = client.Close() })
-	return client
-}
+func (s stores) client(*testing.T) *redis.Client { return s.rdb }
 
 // kept lists what Redis keeps of a run's buffer.
 func (s stores) kept(t *testing.T, id uuid.UUID) []string {

@@ -12,14 +12,14 @@ import (
 
 // trips is what a run over the payments costs by the formula that it states.
 var trips = map[reconcile.Strategy]struct{ postgres, redis int64 }{
-	// Two pages of ids, the second of them empty; a find for each payment, an update for each that agrees.
-	reconcile.NPlusOne: {2 + payments + agreeing, 0},
-	// Two pages of payments and what was found; an update for each that agrees.
-	reconcile.BatchedReads: {2 + agreeing, 0},
-	// Two pages; BEGIN, the generation's record (and to prepare it, once a connection), the update, COMMIT; a look at what
-	// is left. In Redis: one addition a page that is not empty, CUT, SSCAN, ACK, a look for other generations.
-	reconcile.Buffered: {2 + 5 + 1, 1 + 4},
-	// The update, and a look at what is left.
+	// A page of ids; a find for each payment, a transaction for each that agrees; the end of the range.
+	reconcile.NPlusOne: {1 + payments + agreeing + 1, 0},
+	// A page of payments and what was found; a transaction for each that agrees; the end of the range.
+	reconcile.BatchedReads: {1 + agreeing + 1, 0},
+	// A page; BEGIN, the generation's record (and to prepare it, once a connection), what is marked, COMMIT; the end of
+	// the range. In Redis: one addition a page, CUT, SSCAN, ACK, a look for other generations.
+	reconcile.Buffered: {1 + 5 + 1, 1 + 4},
+	// What is marked, and the end of the range.
 	reconcile.SingleStatement: {2, 0},
 }
 
@@ -81,11 +81,12 @@ func TestEveryStrategyComesToTheSameEnd(t *testing.T) {
 	}
 }
 
-// counted is how many statements of runs Postgres has executed so far; those for the record are not among them.
+// counted is how many statements of runs Postgres has executed so far, one for each round-trip: not those that fence a
+// transaction, and not those for the record.
 func (s stores) counted(t *testing.T) int64 {
 	t.Helper()
 	return s.count(t, `SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE toplevel AND (query ~
-		'-- name: (reconcile_(page|ids|find|mark|mark_one|mark_all|rest)|buffer_generation)\n'
+		'-- name: (reconcile_(page|ids|find|mark|mark_one|mark_range|finish)|buffer_generation)\n'
 		OR lower(query) IN ('begin', 'commit', 'rollback'))`)
 }
 

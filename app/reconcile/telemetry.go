@@ -37,13 +37,20 @@ const (
 	MetricTakeovers = "reconcile.job.takeovers"
 	// MetricEvents counts live events {event}, by outcome: buffered, direct, refused.
 	MetricEvents = "reconcile.events"
+	// MetricReopened counts payments that were reconciled, and do not agree any more because their settlement was changed
+	// {payment}: a run makes them pending again.
+	MetricReopened = "reconcile.reopened"
+	// MetricDisagreeing is how many reconciled payments disagree with a settlement that was changed, until a run reopens
+	// them {payment}; every replica reports the same.
+	MetricDisagreeing = "reconcile.disagreeing"
 	// MetricPayments is what Postgres holds {payment}, by status; every replica reports the same.
 	MetricPayments = "reconcile.payments"
 )
 
-// The spans, each the root of a trace: one attempt at a run, and one page of it.
+// The spans, each the root of a trace: one attempt at a run, the part in it of a worker that does not lead, and one page.
 const (
 	SpanJob  = "reconcile.job"
+	SpanHelp = "reconcile.help"
 	SpanPage = "reconcile.page"
 )
 
@@ -68,6 +75,9 @@ type instruments struct {
 	takeovers metric.Int64Counter
 	events    metric.Int64Counter
 	payments  metric.Int64Gauge
+
+	reopenedCount metric.Int64Counter
+	disagreeing   metric.Int64Gauge
 
 	mu   sync.Mutex
 	runs map[Strategy]seen
@@ -111,6 +121,10 @@ func newInstruments() *instruments {
 		metric.WithDescription("Live events."))
 	t.payments, _ = meter.Int64Gauge(MetricPayments, metric.WithUnit("{payment}"),
 		metric.WithDescription("Payments in Postgres."))
+	t.reopenedCount, _ = meter.Int64Counter(MetricReopened, metric.WithUnit("{payment}"),
+		metric.WithDescription("Reconciled payments that a run has made pending again."))
+	t.disagreeing, _ = meter.Int64Gauge(MetricDisagreeing, metric.WithUnit("{payment}"),
+		metric.WithDescription("Reconciled payments that disagree with their settlement."))
 	return t
 }
 
@@ -162,6 +176,24 @@ func (t *instruments) startJob(ctx context.Context) (context.Context, trace.Span
 	return t.tracer.Start(ctx, SpanJob, trace.WithNewRoot())
 }
 
+func (t *instruments) startHelp(ctx context.Context) (context.Context, trace.Span) {
+	return t.tracer.Start(ctx, SpanHelp, trace.WithNewRoot())
+}
+
+// helped says on the span which run it is a part of, and links it to the run's.
+func (t *instruments) helped(j Job, span trace.Span) {
+	span.SetAttributes(attribute.String("reconcile.strategy", string(j.Strategy)))
+	addLink(span, linkJob, j.trace)
+}
+
+func (t *instruments) reopened(ctx context.Context, n int64) {
+	if n > 0 {
+		t.reopenedCount.Add(ctx, n)
+	}
+}
+
+func (t *instruments) disagree(ctx context.Context, n int64) { t.disagreeing.Record(ctx, n) }
+
 // took says on the span which run was taken, and links it to what came before.
 func (t *instruments) took(ctx context.Context, j Job, span trace.Span) {
 	span.SetAttributes(
@@ -177,7 +209,8 @@ func (t *instruments) took(ctx context.Context, j Job, span trace.Span) {
 }
 
 // ended closes the books on an attempt.
-func (t *instruments) ended(ctx context.Context, span trace.Span, j Job, state State, err error) {
+func (t *instruments) ended(ctx context.Context, span trace.Span, j Job, err error) {
+	state := j.State
 	span.SetAttributes(attribute.String("reconcile.state", string(state)))
 	if err != nil && state != Cancelled {
 		span.RecordError(err)
@@ -201,13 +234,10 @@ func (l last) record(ctx context.Context, j Job) {
 	l.ended.Record(ctx, float64(time.Now().UnixMilli())/1e3, metric.WithAttributes(strategy))
 }
 
-// repeated says that Redis has lost something, which the next round finds again.
-func (t *instruments) repeated(ctx context.Context, left int64, why error) {
-	span := trace.SpanFromContext(ctx)
-	span.AddEvent("buffer.lost", trace.WithAttributes(attribute.Int64("reconcile.pending", left)))
-	if why != nil {
-		span.RecordError(why)
-	}
+// repeated says that a range is gone through once more, because something is left: usually Redis has lost it.
+func (t *instruments) repeated(ctx context.Context, left int64) {
+	trace.SpanFromContext(ctx).AddEvent("buffer.lost",
+		trace.WithAttributes(attribute.Int64("reconcile.pending", left)))
 }
 
 func (t *instruments) startPage(ctx context.Context, s Strategy) (context.Context, trace.Span) {

@@ -1,0 +1,80 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// conn is a connection, a pool or a transaction.
+type conn interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// The deadlines of statements. Those of the record are short, because each change of it is one row.
+const (
+	workTimeout   = 30 * time.Second
+	recordTimeout = 5 * time.Second
+	// endTimeout is longer: the end waits for the transactions that mark, and the server ends one that stands still
+	// after five seconds.
+	endTimeout = 10 * time.Second
+)
+
+// database bounds every statement. A Postgres that has failed over without closing connections does not answer on
+// those; without a deadline of the client, a statement waits there for a quarter of an hour.
+type database struct {
+	*pgxpool.Pool
+
+	mu    sync.Mutex
+	reset time.Time
+}
+
+// within runs f with a deadline. When it passes, the other idle connections may lead to the same dead server, so the
+// pool replaces them: at most once in that time, because a server may also be only slow.
+func (d *database) within(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err := f(bounded)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		d.replaceIdle(timeout)
+	}
+	return err
+}
+
+func (d *database) replaceIdle(atMostEvery time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.reset) >= atMostEvery {
+		d.reset = time.Now()
+		d.Reset()
+	}
+}
+
+// connect opens a connection beside the pool. What must not queue behind requests uses it.
+func (d *database) connect(ctx context.Context) (*pgx.Conn, error) {
+	c := d.Config()
+	if c.BeforeConnect != nil {
+		if err := c.BeforeConnect(ctx, c.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	return pgx.ConnectConfig(ctx, c.ConnConfig)
+}
+
+// stale says that a transaction was refused by reconcile_fence or reconcile_seal.
+func stale(err error) bool { return hasCode(err, "RCF01") }
+
+func deadlock(err error) bool { return hasCode(err, "40P01") }
+
+func hasCode(err error, code string) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && refused.Code == code
+}
