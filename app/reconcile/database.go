@@ -19,9 +19,10 @@ type conn interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// The deadlines of statements. Those of the record are short, because each change of it is one row.
+// The deadlines of statements, and of flushes. The work's is many times what a range takes, and short enough that a run
+// survives a failover in less than half a minute. Those of the record are short, because each change of it is one row.
 const (
-	workTimeout   = 30 * time.Second
+	workTimeout   = 15 * time.Second
 	recordTimeout = 5 * time.Second
 	// endTimeout is longer: the end waits for the transactions that mark, and the server ends one that stands still
 	// after five seconds.

@@ -116,6 +116,8 @@ func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 		FlushAge:  o.FlushAge,
 		FlushSize: o.FlushSize,
 		Lease:     o.BufferLease,
+
+		FlushTimeout: workTimeout,
 		Label: func(name string) string {
 			if name == liveBuffer {
 				return name
