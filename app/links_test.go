@@ -193,7 +193,7 @@ func (l *load) takeover() {
 	first := l.job(asked, "one", func(job answer) bool { return job.body.Attempts == 1 })
 	l.killed = first.body.Replica
 	l.received.Until(l.t, "a sign of life", func() bool {
-		return slices.ContainsFunc(l.received.Spans("reconcile_write"), func(s otlp.Span) bool {
+		return slices.ContainsFunc(l.received.Spans("reconcile_beat"), func(s otlp.Span) bool {
 			return s.Trace == first.body.TraceID
 		})
 	})

@@ -117,18 +117,20 @@ func TestFence_AWorkerWithAStaleEpoch(t *testing.T) {
 		id := first.start(by).Job.ID
 		s.blocked(t)
 		// As if another worker had claimed it: a claim waits for the lock that the first one holds.
-		stolen := make(chan error, 1)
+		stolen := make(chan int64, 1)
 		go func() {
-			_, err := s.pool.Exec(context.WithoutCancel(t.Context()),
-				"UPDATE reconcile_ranges SET owner = gen_random_uuid(), epoch = epoch + 1 WHERE run = $1", id)
-			stolen <- err
+			tag, _ := s.pool.Exec(context.WithoutCancel(t.Context()),
+				"UPDATE reconcile_ranges SET owner = gen_random_uuid(), epoch = 2 WHERE run = $1 AND NOT done", id)
+			stolen <- tag.RowsAffected()
 		}()
 		eventually(t, func() bool { return s.waiting(t) == 2 })
 		release()
-		require.NoError(t, <-stolen)
+		again := <-stolen // none, if the first one was faster and had done all
 		job := s.over(t, id)
 		require.Equal(t, reconcile.Done, job.State, job.Err)
-		require.Equal(t, found, job.Counts, "its owner is dead, so the range is taken over once more")
+		require.Equal(t, found, job.Counts)
+		require.Equal(t, 1+2*again, s.count(t, "SELECT epoch FROM reconcile_ranges"),
+			"what came next was refused, and the range claimed once more, because its owner was dead")
 		s.holds(t, payments)
 	})
 }
