@@ -3,8 +3,9 @@
 //
 // # Protocol
 //
-// ADD puts ids into the set `open`. CUT renames it to a generation, to which nothing is added any more. A generation
-// has a random name: a counter would start again after a loss of data, and its generations would look applied. A
+// ADD puts ids into the set `open`. CUT renames it to a generation, to which nothing is added any more; ADD does so
+// itself when enough ids are open, so a generation is never large, however long the database is away. A generation has
+// a random name: a counter would start again after a loss of data, and its generations would look applied. A
 // flusher claims a generation by a lease, extends the lease while it works, reads the whole generation, and in one
 // transaction records and applies it. Then it acknowledges, which removes the generation from Redis. When a lease has
 // expired, its holder may be dead or only slow, so another process claims the generation. If both flush it, the second
@@ -30,7 +31,8 @@
 //
 // # Failures
 //
-// When Redis is away, full, read-only or loading, Add returns an error and the caller writes to the database itself.
+// When Redis is away, full, read-only or loading, Add returns an error and the caller writes to the database itself. So
+// it does when the buffer holds Options.MaxItems (ErrFull), so that a backlog does not take all of Redis.
 // When the database is away, generations wait in Redis and their age grows. A flush that fails is tried again when its
 // lease has expired, by any process that calls Run. A flush that Shutdown cancels is free at once.
 //
@@ -41,7 +43,10 @@
 //	    buffer     text        NOT NULL,
 //	    items      int         NOT NULL,
 //	    flushed_at timestamptz NOT NULL DEFAULT now()
-//	)
+//	);
+//	CREATE INDEX ON buffer_generations (flushed_at);
+//
+// Prune deletes what is old in it; call it from time to time.
 //
 // Recovery of work by leases is as in Sidekiq's super_fetch and in asynq, immutable segments are as in log-structured
 // stores. The record in the same transaction is what makes a second flush harmless.
@@ -52,12 +57,14 @@ package buffer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel/propagation"
@@ -80,6 +87,8 @@ type Buffers[ID id] struct {
 	full chan struct{}
 	// known is what Run saw last.
 	known sync.Map // prefix of keys -> seen
+	// asked is when Run asked for owners last. Only Run uses it.
+	asked time.Time
 	// legacyNext is when Run looks for buffers of older releases again. Only Run uses it.
 	legacyNext time.Time
 }
@@ -119,6 +128,9 @@ const (
 	chunksAtOnce = 20
 )
 
+// ErrFull is the error of Add while a buffer holds as many ids as it may: see Options.MaxItems.
+var ErrFull = errors.New("the buffer holds as many ids as it may")
+
 // Add returns nil when Redis has the ids; an id that is there already is there once. After an error some of them may be
 // in the buffer and be applied in time: it does no harm to add them again, or to apply them otherwise. 20,000 ids are
 // one round-trip, and on a Cluster one more every 15 seconds.
@@ -126,7 +138,12 @@ func (b *Buffer[ID]) Add(ctx context.Context, ids ...ID) error {
 	for part := range slices.Chunk(ids, chunk*chunksAtOnce) {
 		open, err := b.add(ctx, part)
 		if err != nil {
-			b.tel.added(ctx, b.label, outcomeRefused, len(part))
+			outcome := outcomeRefused
+			if redis.HasErrorPrefix(err, "BUFFERFULL") {
+				outcome = outcomeFull
+				err = fmt.Errorf("%w, of %d: %w", ErrFull, b.options.MaxItems, err)
+			}
+			b.tel.added(ctx, b.label, outcome, len(part))
 			return fmt.Errorf("buffer %s: add: %w", b.keys.member, err)
 		}
 		b.tel.added(ctx, b.label, outcomeAdded, len(part))
@@ -161,21 +178,20 @@ func (b *Buffer[ID]) add(ctx context.Context, ids []ID) (open int64, err error) 
 func (b *Buffer[ID]) send(
 	ctx context.Context, ids []ID, eval func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
 ) (open int64, err error) {
-	buffer := []string{b.keys.of("open"), b.keys.of("open:manifest")}
-	to := buffer
+	to := []string{b.keys.of("open"), b.keys.of("open:manifest"), b.keys.of("generations"), b.keys.of("held")}
 	if b.oneServer {
-		to = append(slices.Clone(buffer), b.keys.index)
+		to = append(to, b.keys.index)
 	}
 	from := traceparent(ctx)
 	replies, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for part := range slices.Chunk(ids, chunk) {
-			args := make([]any, 0, 3+len(part))
-			args = append(args, from, b.options.Producers, b.keys.member)
+			args := make([]any, 0, 7+len(part))
+			args = append(args, from, b.options.Producers, b.keys.member, b.keys.prefix, b.options.FlushSize,
+				b.options.MaxItems, uuid.NewString())
 			for _, id := range part {
 				args = append(args, id)
 			}
 			eval(ctx, pipe, to, args...)
-			to = buffer // once in the index is enough
 		}
 		return nil
 	})

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strconv"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Flushed is what a flush has done.
@@ -104,58 +108,197 @@ func (b *Buffer[ID]) take(
 func (b *Buffer[ID]) flush(ctx context.Context, g claimed) (done Flushed, err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.options.FlushTimeout)
 	defer cancel()
-	begun := time.Now()
-	ctx, span := b.tel.startFlush(ctx, b.label, g)
-	defer span.End()
-	defer func() { b.tel.flushed(ctx, b.label, g, done, time.Since(begun), err) }()
-
-	alive, died := context.WithCancel(ctx)
-	defer died()
-	go b.keepAlive(alive, g)
-
-	ids, err := b.ids(ctx, g)
-	if err != nil && b.recorded(ctx, g) { // another process took this one for dead, and has flushed the generation
-		return Flushed{Replayed: 1, Items: g.size}, nil
+	fl := b.beginFlush(ctx, g)
+	defer func() { fl.end(done, err) }()
+	if done, err = fl.read(); err != nil || done.Replayed > 0 {
+		return done, err
 	}
-	if err != nil {
-		return Flushed{}, err
-	}
-	if done, err = b.commit(ctx, g, ids); err != nil {
+	if done, err = b.commit(fl.ctx, []*flushing[ID]{fl}); err != nil {
 		return Flushed{}, err
 	}
 	b.options.reached(pointCommitted)
-	// It is done even if Redis cannot be told now: the generation is found again, and then its record.
-	if err := b.acknowledge(ctx, g); err != nil {
-		span.RecordError(err)
-	}
+	fl.acknowledge()
 	return done, nil
 }
 
-// record writes one row for a generation. A second flusher of the same generation waits here for the first one's
-// commit.
-const record = `-- name: buffer_generation
-INSERT INTO buffer_generations (id, buffer, items) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`
+// flushing is the flush of a claimed generation.
+type flushing[ID id] struct {
+	b     *Buffer[ID]
+	g     claimed
+	ids   []ID
+	begun time.Time
+	ctx   context.Context //nolint:containedctx // it has the flush's span
+	span  trace.Span
+	died  context.CancelFunc
+}
 
-// commit applies the ids unless that has been done.
-func (b *Buffer[ID]) commit(ctx context.Context, g claimed, ids []ID) (Flushed, error) {
-	done := Flushed{Items: int64(len(ids))}
+func (b *Buffer[ID]) beginFlush(ctx context.Context, g claimed) *flushing[ID] {
+	fl := &flushing[ID]{b: b, g: g, begun: time.Now()}
+	fl.ctx, fl.span = b.tel.startFlush(ctx, b.label, g)
+	var alive context.Context
+	alive, fl.died = context.WithCancel(fl.ctx)
+	go b.keepAlive(alive, g)
+	return fl
+}
+
+func (fl *flushing[ID]) end(done Flushed, err error) {
+	fl.died()
+	fl.b.tel.flushed(fl.ctx, fl.b.label, fl.g, done, time.Since(fl.begun), err)
+	fl.span.End()
+}
+
+// read reads the generation. When that is not there any more because it is applied, it was replayed.
+func (fl *flushing[ID]) read() (done Flushed, err error) {
+	fl.ids, err = fl.b.ids(fl.ctx, fl.g)
+	if err != nil && fl.b.recorded(fl.ctx, fl.g) { // another process took this one for dead, and has flushed it
+		return Flushed{Replayed: 1, Items: fl.g.size}, nil
+	}
+	return Flushed{}, err
+}
+
+// acknowledge removes it from Redis. It is done even if Redis cannot be told now: the generation is found again, and
+// then its record.
+func (fl *flushing[ID]) acknowledge() {
+	if err := fl.b.acknowledge(fl.ctx, fl.g); err != nil {
+		fl.span.RecordError(err)
+	}
+}
+
+// record writes one row for each generation, and returns those that had none. A second flusher of the same generation
+// waits here for the first one's commit; all write them in the order of their ids, so that two cannot wait for each
+// other. A flusher that stands still in its transaction loses it after FlushTimeout, also behind a pooler, where a session
+// has no settings of its own.
+const record = `-- name: buffer_generation
+INSERT INTO buffer_generations (id, buffer, items)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[]) AS given (id, buffer, items)
+WHERE set_config('idle_in_transaction_session_timeout', $4, true) IS NOT NULL
+ORDER BY id
+ON CONFLICT (id) DO NOTHING
+RETURNING id`
+
+// commit applies the generations that are not recorded yet, in one transaction.
+func (b *Buffers[ID]) commit(ctx context.Context, all []*flushing[ID]) (Flushed, error) {
+	var done Flushed
 	err := pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, record, g.ID, b.options.Name+":"+b.name, len(ids))
+		done = Flushed{}
+		fresh, err := b.record(ctx, tx, all)
 		if err != nil {
 			return fmt.Errorf("record: %w", err)
 		}
-		if tag.RowsAffected() == 0 {
-			done.Replayed = 1
-			return nil
+		var generations []Generation
+		var ids []ID
+		for _, fl := range all {
+			done.Items += int64(len(fl.ids))
+			if !fresh[fl.g.ID] {
+				done.Replayed++
+				continue
+			}
+			done.Generations++
+			generations = append(generations, fl.g.Generation)
+			if b.options.ApplyAll == nil || len(all) == 1 {
+				applied, err := b.options.Apply(ctx, tx, fl.g.Generation, fl.ids)
+				if err != nil {
+					return fmt.Errorf("apply: %w", err)
+				}
+				done.Applied += applied
+				continue
+			}
+			ids = append(ids, fl.ids...)
 		}
-		done.Generations = 1
-		if done.Applied, err = b.options.Apply(ctx, tx, g.Generation, ids); err != nil {
-			return fmt.Errorf("apply: %w", err)
+		if len(ids) > 0 {
+			slices.Sort(ids)
+			if done.Applied, err = b.options.ApplyAll(ctx, tx, generations, slices.Compact(ids)); err != nil {
+				return fmt.Errorf("apply: %w", err)
+			}
 		}
-		b.options.reached(pointInTransaction)
+		if done.Generations > 0 {
+			b.options.reached(pointInTransaction)
+		}
 		return nil
 	})
 	return done, err
+}
+
+func (b *Buffers[ID]) record(ctx context.Context, tx pgx.Tx, all []*flushing[ID]) (fresh map[uuid.UUID]bool, err error) {
+	var ids []uuid.UUID
+	var names []string
+	var items []int32
+	for _, fl := range all {
+		ids = append(ids, fl.g.ID)
+		names = append(names, b.options.Name+":"+fl.g.Buffer)
+		items = append(items, int32(len(fl.ids))) //nolint:gosec // a generation is bounded
+	}
+	rows, _ := tx.Query(ctx, record, ids, names, items,
+		strconv.FormatInt(b.options.FlushTimeout.Milliseconds(), 10)) // CollectRows returns the error
+	recorded, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	fresh = map[uuid.UUID]bool{}
+	for _, id := range recorded {
+		fresh[id] = true
+	}
+	return fresh, err
+}
+
+// flushDue cuts what is open of each of the buffers, and flushes all of it in one transaction. The lease of what fails
+// is left to expire, as in take.
+func (b *Buffers[ID]) flushDue(ctx context.Context, due []*Buffer[ID]) error {
+	if len(due) <= 1 || b.options.ApplyAll == nil {
+		var failed error
+		for _, buf := range due {
+			_, err := buf.flushOpen(ctx)
+			failed = errors.Join(failed, err)
+		}
+		return failed
+	}
+	if !b.life.begin() {
+		return ErrShutdown
+	}
+	defer b.life.end()
+	bounded, cancel := context.WithTimeout(ctx, b.options.FlushTimeout)
+	defer cancel()
+	var all []*flushing[ID]
+	var failed error
+	for _, buf := range due {
+		fl, err := buf.cutAndRead(bounded)
+		failed = errors.Join(failed, err)
+		if fl != nil {
+			all = append(all, fl)
+		}
+	}
+	if len(all) == 0 {
+		return failed
+	}
+	done, err := b.commit(all[0].ctx, all)
+	if err == nil {
+		b.options.reached(pointCommitted)
+	}
+	for _, fl := range all {
+		each := Flushed{Generations: 1, Items: fl.g.size, Applied: done.Applied * fl.g.size / max(done.Items, 1)}
+		switch {
+		case err == nil:
+			fl.acknowledge()
+		case ctx.Err() != nil:
+			fl.b.release(fl.ctx, fl.g)
+		}
+		fl.end(each, err)
+	}
+	return errors.Join(failed, err)
+}
+
+// cutAndRead returns what is open as a generation that is read; nil when nothing is.
+func (b *Buffer[ID]) cutAndRead(ctx context.Context) (*flushing[ID], error) {
+	g, err := b.cut(ctx)
+	switch {
+	case errors.Is(err, errGone):
+		return nil, nil //nolint:nilnil // another process has it
+	case err != nil:
+		return nil, fmt.Errorf("buffer %s: generation %s: %w", b.keys.member, g.ID, err)
+	}
+	fl := b.beginFlush(ctx, g)
+	if done, err := fl.read(); err != nil || done.Replayed > 0 {
+		fl.end(done, err)
+		return nil, err
+	}
+	return fl, nil
 }
 
 // recorded says whether Postgres has the generation.

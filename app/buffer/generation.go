@@ -54,7 +54,7 @@ func (b *Buffer[ID]) cut(ctx context.Context) (claimed, error) {
 	g := claimed{Generation: Generation{b.name, uuid.New()}, token: uuid.NewString(), origin: originCut}
 	reply, err := cutScript.Run(ctx, b.rdb, []string{
 		b.keys.of("open"), b.keys.of("open:manifest"), b.keys.of("generations"),
-		b.generationKey(g.ID), b.manifestKey(g.ID), b.leaseKey(g.ID),
+		b.generationKey(g.ID), b.manifestKey(g.ID), b.leaseKey(g.ID), b.keys.of("held"),
 	}, g.ID.String(), g.token, b.options.Lease.Milliseconds()).Slice()
 	if err != nil {
 		return g, fmt.Errorf("cut: %w", err)
@@ -112,6 +112,9 @@ func (g *claimed) read(reply []any) (err error) {
 	g.size = size
 	for _, field := range reply[1:] {
 		parent, _ := field.(string)
+		if parent == "rolled" { // by an ADD, so there was no flusher
+			g.origin = originCut
+		}
 		ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": parent})
 		if span := trace.SpanContextFromContext(ctx); span.IsValid() { // the field `since` is not one
 			g.producers = append(g.producers, span)
@@ -195,7 +198,7 @@ func (b *Buffer[ID]) acknowledge(ctx context.Context, g claimed) error {
 		defer cancel()
 	}
 	err := acknowledgeScript.Run(ctx, b.rdb, []string{
-		b.generationKey(g.ID), b.manifestKey(g.ID), b.leaseKey(g.ID), b.keys.of("generations"),
+		b.generationKey(g.ID), b.manifestKey(g.ID), b.leaseKey(g.ID), b.keys.of("generations"), b.keys.of("held"),
 	}, g.ID.String(), g.token).Err()
 	if err != nil {
 		return fmt.Errorf("acknowledge: %w", err)

@@ -15,7 +15,8 @@ import (
 // last added to: Unix ms by the clock of the server that has the index. Recovery begins with it: without it, no process
 // would look for what a process that has died left in a buffer.
 //
-// So Add must not accept an id whose buffer is not there. One server adds the ids and the buffer's name in one script.
+// So Add must not accept an id whose buffer is not there. One server adds ids and the buffer's name in one script, and
+// takes the name out in one that sees that the buffer is empty.
 // On a Cluster the two are on different nodes: a membership is confirmed before ids are sent, in a round-trip of its
 // own, and again after a quarter of forgetAfter. Run takes a buffer out only when it is empty and its membership older
 // than forgetAfter, so that no process can still count on it.
@@ -135,16 +136,16 @@ func readIndex(reply []any) (map[string]indexEntry, error) {
 
 // forget takes a buffer that was empty, after it was listed, from the index.
 func (b *Buffer[ID]) forget(ctx context.Context, listed indexEntry) error {
-	if listed.age < b.options.forgetAfter {
-		return nil
+	from, since := []string{b.keys.index}, b.options.forgetAfter
+	if b.oneServer { // the script sees that it is empty, and each ADD puts it into the index
+		from, since = append(from, b.keys.of("open"), b.keys.of("generations")), 0
 	}
-	from := []string{b.keys.index}
-	if b.oneServer {
-		from = append(from, b.keys.of("open"), b.keys.of("generations"))
+	if listed.age < since {
+		return nil
 	}
 	// Before, so that an Add of this process which comes in between confirms the buffer again.
 	b.memberships.forget(b.name)
-	err := forgetScript.Run(ctx, b.rdb, from, b.keys.member, listed.added, b.options.forgetAfter.Milliseconds()).Err()
+	err := forgetScript.Run(ctx, b.rdb, from, b.keys.member, listed.added, since.Milliseconds()).Err()
 	if err != nil {
 		return fmt.Errorf("take the buffer from the index %s: %w", b.keys.index, err)
 	}

@@ -12,6 +12,7 @@ import (
 //	<namespace>:buffer:{<tag>}:generations             the generations that are not acknowledged
 //	<namespace>:buffer:{<tag>}:gen:<id>[:manifest]     one generation
 //	<namespace>:buffer:{<tag>}:lease:<id>              its lease, the only key that expires
+//	<namespace>:buffer:{<tag>}:held                    how many ids are in generations
 //	<namespace>:buffers                                the index: the buffers that may have something
 //
 // The tag is made from the family's name and the buffer's, so a Cluster keeps a buffer on one node. The index has both

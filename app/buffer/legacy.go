@@ -52,7 +52,12 @@ func (b *Buffers[ID]) legacyRound(ctx, work context.Context, continuous []string
 		}
 		old := b.openLegacy(name)
 		looked[old.keys.prefix] = true
-		err = errors.Join(err, old.tend(work, true, entry))
+		due, e := old.tend(work, true, Unowned, entry)
+		if due {
+			_, flushed := old.flushOpen(work)
+			e = errors.Join(e, flushed)
+		}
+		err = errors.Join(err, e)
 	}
 	b.unsee(true, looked)
 	return err

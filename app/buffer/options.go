@@ -28,9 +28,22 @@ type Options[ID id] struct {
 	// been done must be left as it is. An error leaves the generation in Redis; it is tried again.
 	Apply func(ctx context.Context, tx pgx.Tx, g Generation, ids []ID) (applied int64, err error)
 
-	// FlushSize is how many ids make Run flush at once, and so about the most that one transaction changes. Defaults to
-	// 50,000.
+	// ApplyAll is Apply for several generations of the buffers that Run flushes by size and age, in one transaction. The
+	// ids are those of all of them. Defaults to Apply for each.
+	ApplyAll func(ctx context.Context, tx pgx.Tx, generations []Generation, ids []ID) (applied int64, err error)
+
+	// Ownership says, of buffers with ids that Run has found and that are not its own, what to do with them. A name that
+	// it leaves out is Unowned. It is asked at most every five seconds, and of a buffer to which nothing was added for so
+	// long. Until it has answered, buffers are left as they are. Defaults to all being Unowned.
+	Ownership func(ctx context.Context, names []string) (map[string]Ownership, error)
+
+	// FlushSize is how many ids make a generation, which is flushed at once: about the most that one transaction changes.
+	// One Add can exceed it by 1,000 ids. Defaults to 50,000.
 	FlushSize int64
+
+	// MaxItems is how many ids one buffer may hold, within one FlushSize. Beyond that Add returns ErrFull. An id of 8
+	// digits takes about 45 bytes of Redis. Defaults to 1,000,000.
+	MaxItems int64
 
 	// FlushAge is how long Run lets an id wait for others. Longer means fewer round-trips for the same stream of ids, and
 	// a database that is behind by so much. Defaults to one second.
@@ -82,6 +95,7 @@ func (o Options[ID]) withDefaults() Options[ID] {
 	}
 	defaultTo(&o.Namespace, "default")
 	defaultTo(&o.FlushSize, 50_000)
+	defaultTo(&o.MaxItems, 1_000_000)
 	defaultTo(&o.FlushAge, time.Second)
 	defaultTo(&o.FlushTimeout, 30*time.Second)
 	defaultTo(&o.Lease, 5*time.Second)
@@ -124,7 +138,7 @@ func (o Options[ID]) faults() (faults []string) {
 	for _, n := range []struct {
 		name  string
 		value int64
-	}{{"FlushSize", o.FlushSize}, {"Producers", int64(o.Producers)}} {
+	}{{"FlushSize", o.FlushSize}, {"MaxItems", o.MaxItems}, {"Producers", int64(o.Producers)}} {
 		unless(n.value >= 0, "%s is %d and must be positive, or 0 for the default", n.name, n.value)
 	}
 	return faults

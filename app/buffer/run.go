@@ -35,23 +35,18 @@ func (b *Buffers[ID]) Run(ctx context.Context, continuous ...*Buffer[ID]) error 
 }
 
 func (b *Buffers[ID]) rounds(ctx context.Context, continuous []string) {
-	prune := time.NewTicker(time.Hour)
-	defer prune.Stop()
 	failing := false
 	for wait := time.Duration(0); ; wait = jittered(b.options.FlushAge) {
-		work := b.round
 		select {
 		case <-ctx.Done():
 			return
 		case <-b.life.closing:
 			return
-		case <-prune.C:
-			work = b.prune
 		case <-b.full:
 		case <-time.After(wait):
 		}
 		detached, unbind := b.life.bind(b.options.Detach(context.WithoutCancel(ctx)))
-		err := work(ctx, detached, continuous)
+		err := b.round(ctx, detached, continuous)
 		unbind()
 		// A generation whose flush has failed is held until its lease expires: without an error now, it may fail again.
 		if failed := err != nil || failing && b.waits(); failed != failing && ctx.Err() == nil {
@@ -84,17 +79,23 @@ func (b *Buffers[ID]) round(ctx, work context.Context, continuous []string) erro
 			listed[name] = indexEntry{}
 		}
 	}
+	owned := b.ownership(work, listed, continuous)
 	looked := map[string]bool{}
+	var due []*Buffer[ID]
 	for name, entry := range listed {
 		if ctx.Err() != nil {
 			return err
 		}
 		buf := b.Open(name)
 		looked[buf.keys.prefix] = true
-		err = errors.Join(err, buf.tend(work, slices.Contains(continuous, name), entry))
+		cut, e := buf.tend(work, slices.Contains(continuous, name), owned[name], entry)
+		if cut {
+			due = append(due, buf)
+		}
+		err = errors.Join(err, e)
 	}
 	b.unsee(false, looked)
-	return errors.Join(err, b.legacyRound(ctx, work, continuous))
+	return errors.Join(err, b.flushDue(work, due), b.legacyRound(ctx, work, continuous))
 }
 
 // restore puts into the index again what it has lost: buffers that this process counts on, and those that were not
@@ -116,26 +117,27 @@ func (b *Buffers[ID]) restore(ctx context.Context, listed map[string]indexEntry)
 	return err
 }
 
-// tend flushes what is due of one buffer.
-func (b *Buffer[ID]) tend(ctx context.Context, continuous bool, listed indexEntry) error {
+// tend recovers what flushers that are gone have left of a buffer, and says whether what is open is due.
+func (b *Buffer[ID]) tend(
+	ctx context.Context, continuous bool, owned Ownership, listed indexEntry,
+) (due bool, err error) {
 	holds, err := b.Stats(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	b.saw(holds)
-	if continuous && b.due(holds) {
-		if _, err := b.flushOpen(ctx); err != nil {
-			return err
+	due = continuous && b.due(holds)
+	switch {
+	case holds.Depth == 0 && holds.Generations == 0:
+		if !continuous || b.legacy {
+			err = b.forget(ctx, listed)
 		}
+	case owned == Orphaned:
+		err = b.discard(ctx, holds)
+	case owned == Unowned && holds.Generations > 0:
+		_, _, err = b.recover(ctx)
 	}
-	if holds.Generations > 0 {
-		_, _, err := b.recover(ctx)
-		return err
-	}
-	if holds.Depth == 0 && (!continuous || b.legacy) {
-		return b.forget(ctx, listed)
-	}
-	return nil
+	return due, err
 }
 
 // due says whether it is time to cut. While a generation waits, size counts, and age only when it exceeds the time that
@@ -149,13 +151,22 @@ func (b *Buffer[ID]) due(s Stats) bool {
 	return s.Open >= b.options.FlushSize || s.Open > 0 && s.openAge >= patience
 }
 
-// prune deletes the records of generations that are surely not in Redis any more. One that comes later than that is
-// applied again, which Apply must allow anyway.
-func (b *Buffers[ID]) prune(_, work context.Context, _ []string) error {
+// pruned is how many rows one statement deletes.
+const pruned = 5000
+
+// Prune deletes the records of generations that were flushed longer ago than that, by an index on flushed_at. A
+// generation that comes later than that is applied again, which Apply must allow anyway.
+func (b *Buffers[ID]) Prune(ctx context.Context, keep time.Duration) error {
 	const old = `-- name: buffer_prune
-DELETE FROM buffer_generations WHERE flushed_at < now() - interval '7 days'`
-	if _, err := b.pool.Exec(work, old); err != nil {
-		return fmt.Errorf("buffers %s: prune: %w", b.options.Name, err)
+DELETE FROM buffer_generations WHERE id IN (
+    SELECT id FROM buffer_generations WHERE flushed_at < now() - $1::interval ORDER BY flushed_at LIMIT $2)`
+	for {
+		deleted, err := b.pool.Exec(ctx, old, keep, pruned)
+		if err != nil {
+			return fmt.Errorf("buffers %s: prune: %w", b.options.Name, err)
+		}
+		if deleted.RowsAffected() < pruned {
+			return nil
+		}
 	}
-	return nil
 }

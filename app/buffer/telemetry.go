@@ -19,7 +19,8 @@ const (
 	MetricGenerations = "buffer.generations"
 	// MetricOldestAge is how long the oldest of the ids has been waiting, in seconds.
 	MetricOldestAge = "buffer.oldest.age"
-	// MetricAdds counts ids {item}, by outcome: added, or refused by a Redis that is away or full.
+	// MetricAdds counts ids {item}, by outcome: added; refused by a Redis that is away or full; full, because the buffer
+	// holds as many as it may.
 	MetricAdds = "buffer.adds"
 	// MetricFlushItems is how many ids a flush took {item}, by outcome.
 	MetricFlushItems = "buffer.flush.items"
@@ -28,11 +29,14 @@ const (
 	// MetricFlushes counts flushes {flush}, by outcome (committed; replayed, because its record was there; failed, and
 	// to be tried again) and origin (cut; recovered from a flusher that is gone).
 	MetricFlushes = "buffer.flushes"
+	// MetricDropped counts ids {item} of buffers that had lost their owner: see Ownership.
+	MetricDropped = "buffer.dropped"
 )
 
 const (
 	outcomeAdded     = "added"
 	outcomeRefused   = "refused"
+	outcomeFull      = "full"
 	outcomeCommitted = "committed"
 	outcomeReplayed  = "replayed"
 	outcomeFailed    = "failed"
@@ -66,6 +70,7 @@ type instruments struct {
 	flushItems  metric.Int64Histogram
 	flushTime   metric.Float64Histogram
 	flushes     metric.Int64Counter
+	dropped     metric.Int64Counter
 }
 
 func newInstruments(tracers trace.TracerProvider, meters metric.MeterProvider) *instruments {
@@ -87,6 +92,8 @@ func newInstruments(tracers trace.TracerProvider, meters metric.MeterProvider) *
 		metric.WithDescription("Time of a flush, from reading to acknowledging."))
 	t.flushes, _ = meter.Int64Counter(MetricFlushes, metric.WithUnit("{flush}"),
 		metric.WithDescription("Flushes."))
+	t.dropped, _ = meter.Int64Counter(MetricDropped, metric.WithUnit("{item}"),
+		metric.WithDescription("Ids of buffers without an owner."))
 	return t
 }
 
@@ -107,6 +114,10 @@ func (t *instruments) observe(known func() map[string]Stats) {
 func (t *instruments) added(ctx context.Context, label, outcome string, ids int) {
 	t.adds.Add(ctx, int64(ids), metric.WithAttributes(
 		attribute.String("buffer", label), attribute.String("outcome", outcome)))
+}
+
+func (t *instruments) droppedIDs(ctx context.Context, label string, ids int64) {
+	t.dropped.Add(ctx, ids, metric.WithAttributes(attribute.String("buffer", label)))
 }
 
 // startFlush begins the span of a flush. It has no parent: the ids of one flush come from many traces.

@@ -113,6 +113,7 @@ func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 		Name:      "reconcile",
 		Namespace: o.Namespace,
 		Apply:     r.apply,
+		Ownership: r.ownership,
 		FlushAge:  o.FlushAge,
 		FlushSize: o.FlushSize,
 		Lease:     o.BufferLease,

@@ -1,0 +1,79 @@
+package buffer
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Ownership is what Run does with a buffer that it has found and that is not its own.
+type Ownership int
+
+const (
+	// Unowned: Run flushes generations whose flusher is gone.
+	Unowned Ownership = iota
+	// Owned: its owner flushes it by Buffer.Flush, which also takes over generations of an owner before. Run leaves it
+	// alone.
+	Owned
+	// Orphaned: it has no owner any more. Run removes its ids, whatever stage they are at; only ids that can be found
+	// again otherwise may be collected in a buffer that can become so. A flush that is under way may still be committed.
+	Orphaned
+)
+
+// orphanAfter is how long nothing was added to a buffer before Run asks whose it is, and how often Run asks.
+const orphanAfter = 5 * time.Second
+
+// ownership returns what to do with each of the listed buffers that is not continuous.
+func (b *Buffers[ID]) ownership(ctx context.Context, listed map[string]indexEntry, continuous []string) map[string]Ownership {
+	of := map[string]Ownership{}
+	if b.options.Ownership == nil {
+		return of
+	}
+	var ask []string
+	for name, entry := range listed {
+		of[name] = Owned
+		if entry.age >= orphanAfter {
+			ask = append(ask, name)
+		}
+	}
+	for _, name := range continuous {
+		of[name] = Unowned
+	}
+	if len(ask) == 0 || time.Since(b.asked) < orphanAfter {
+		return of
+	}
+	b.asked = time.Now()
+	answers, err := b.options.Ownership(ctx, ask)
+	if err != nil {
+		slog.WarnContext(ctx, "it is not known which buffers have an owner; they are left as they are",
+			"buffers", b.options.Name, "error", err)
+		return of
+	}
+	for _, name := range ask {
+		if of[name] == Owned {
+			of[name] = answers[name]
+		}
+	}
+	return of
+}
+
+// discard removes all ids of the buffer.
+func (b *Buffer[ID]) discard(ctx context.Context, holds Stats) error {
+	generations, err := b.waiting(ctx)
+	if err != nil {
+		return fmt.Errorf("buffer %s: discard: %w", b.keys.member, err)
+	}
+	keys := []string{b.keys.of("open"), b.keys.of("open:manifest"), b.keys.of("generations"), b.keys.of("held")}
+	for _, id := range generations {
+		keys = append(keys, b.generationKey(id), b.manifestKey(id), b.leaseKey(id))
+	}
+	if err := b.rdb.Unlink(ctx, keys...).Err(); err != nil {
+		return fmt.Errorf("buffer %s: discard: %w", b.keys.member, err)
+	}
+	if holds.Depth > 0 {
+		b.tel.droppedIDs(ctx, b.label, holds.Depth)
+		slog.InfoContext(ctx, "a buffer without an owner was removed", "buffer", b.keys.member, "ids", holds.Depth)
+	}
+	return nil
+}
