@@ -19,3 +19,9 @@ func (o Options[ID]) ForgetAfter(d time.Duration) Options[ID] {
 	o.forgetAfter = d
 	return o
 }
+
+// OrphanAfter changes how long nothing was added to a buffer before Run asks whose it is.
+func (o Options[ID]) OrphanAfter(d time.Duration) Options[ID] {
+	o.orphanAfter = d
+	return o
+}

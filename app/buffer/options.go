@@ -75,6 +75,8 @@ type Options[ID id] struct {
 	reached func(point)
 	// forgetAfter is how long a buffer that is empty stays in the index. Tests have less time.
 	forgetAfter time.Duration
+	// orphanAfter is how long nothing was added to a buffer before Run asks whose it is, and how often Run asks.
+	orphanAfter time.Duration
 }
 
 // point is a step of the protocol that has just been done.
@@ -101,6 +103,7 @@ func (o Options[ID]) withDefaults() Options[ID] {
 	defaultTo(&o.Lease, 5*time.Second)
 	defaultTo(&o.Producers, 32)
 	defaultTo(&o.forgetAfter, forgetAfter)
+	defaultTo(&o.orphanAfter, orphanAfter)
 	if o.Label == nil {
 		o.Label = func(string) string { return o.Name }
 	}

@@ -21,11 +21,12 @@ const (
 	Orphaned
 )
 
-// orphanAfter is how long nothing was added to a buffer before Run asks whose it is, and how often Run asks.
 const orphanAfter = 5 * time.Second
 
 // ownership returns what to do with each of the listed buffers that is not continuous.
-func (b *Buffers[ID]) ownership(ctx context.Context, listed map[string]indexEntry, continuous []string) map[string]Ownership {
+func (b *Buffers[ID]) ownership(
+	ctx context.Context, listed map[string]indexEntry, continuous []string,
+) map[string]Ownership {
 	of := map[string]Ownership{}
 	if b.options.Ownership == nil {
 		return of
@@ -33,14 +34,14 @@ func (b *Buffers[ID]) ownership(ctx context.Context, listed map[string]indexEntr
 	var ask []string
 	for name, entry := range listed {
 		of[name] = Owned
-		if entry.age >= orphanAfter {
+		if entry.age >= b.options.orphanAfter {
 			ask = append(ask, name)
 		}
 	}
 	for _, name := range continuous {
 		of[name] = Unowned
 	}
-	if len(ask) == 0 || time.Since(b.asked) < orphanAfter {
+	if len(ask) == 0 || time.Since(b.asked) < b.options.orphanAfter {
 		return of
 	}
 	b.asked = time.Now()
