@@ -138,7 +138,11 @@ type reconcileConfig struct {
 	FlushAge time.Duration `env:"RECONCILE_FLUSH_AGE" envDefault:"1s"`
 
 	// RECONCILE_FLUSH_SIZE is how many live events are flushed at once even before that.
-	FlushSize int64 `env:"RECONCILE_FLUSH_SIZE" envDefault:"50000"`
+	FlushSize int64 `env:"RECONCILE_FLUSH_SIZE" envDefault:"25000"`
+
+	// RECONCILE_BUFFER_SIZE is how many live events wait in Redis at most, about 45 bytes each. Beyond that, while
+	// Postgres is away for long, they are refused and counted, instead of taking all of Redis.
+	BufferSize int64 `env:"RECONCILE_BUFFER_SIZE" envDefault:"1000000"`
 
 	// RECONCILE_COUNT_EVERY is how often all payments are counted for the dashboard, which reads the whole table. 0, the
 	// default, is never; the demos' table is small.
@@ -154,6 +158,12 @@ type rateLimitConfig struct {
 	// Postgres busier than any other request. 0 is no such limit.
 	RunsLimit  int64         `env:"RATELIMIT_RUNS_LIMIT" envDefault:"30"`
 	RunsWindow time.Duration `env:"RATELIMIT_RUNS_WINDOW" envDefault:"1m"`
+
+	// RATELIMIT_EVENTS_LIMIT is how many requests with live events a caller whose token has the scope `events` may make in
+	// RATELIMIT_EVENTS_WINDOW, in place of RATELIMIT_LIMIT; a request may have 1,000 events. 0 is no such limit: they
+	// count as any other request.
+	EventsLimit  int64         `env:"RATELIMIT_EVENTS_LIMIT" envDefault:"6000"`
+	EventsWindow time.Duration `env:"RATELIMIT_EVENTS_WINDOW" envDefault:"1m"`
 
 	// RATELIMIT_STRATEGY is how requests are counted unless a caller may and does choose: fixed_window, exact.
 	Strategy ratelimit.Strategy `env:"RATELIMIT_STRATEGY" envDefault:"exact"`
@@ -274,6 +284,7 @@ func (r *reconcileConfig) validate(f *faults) {
 	f.unless(r.Every == 0 || r.Every >= time.Minute, "RECONCILE_EVERY", "must be 0, which is never, or at least 1m")
 	f.unless(r.FlushAge >= 10*time.Millisecond, "RECONCILE_FLUSH_AGE", "must be at least 10ms")
 	f.unless(r.FlushSize >= 1, "RECONCILE_FLUSH_SIZE", "must be at least 1")
+	f.unless(r.BufferSize >= 1, "RECONCILE_BUFFER_SIZE", "must be at least 1")
 	f.unless(r.CountEvery == 0 || r.CountEvery >= time.Second,
 		"RECONCILE_COUNT_EVERY", "must be 0, which is never, or at least 1s")
 }
@@ -282,6 +293,10 @@ func (r *rateLimitConfig) validate(f *faults) {
 	f.unless(r.Limit >= 1 && r.Limit <= maxLimit, "RATELIMIT_LIMIT", "must be from 1 to %d", maxLimit)
 	f.unless(r.RunsLimit >= 0 && r.RunsLimit <= maxLimit, "RATELIMIT_RUNS_LIMIT", "must be from 0 to %d", maxLimit)
 	f.unless(wholeSeconds(r.Window), "RATELIMIT_WINDOW", "must be whole seconds, at least 1s and at most 24h")
+	f.unless(r.EventsLimit >= 0 && r.EventsLimit <= maxLimit,
+		"RATELIMIT_EVENTS_LIMIT", "must be from 0 to %d", maxLimit)
+	f.unless(wholeSeconds(r.EventsWindow),
+		"RATELIMIT_EVENTS_WINDOW", "must be whole seconds, at least 1s and at most 24h")
 	f.unless(wholeSeconds(r.RunsWindow), "RATELIMIT_RUNS_WINDOW", "must be whole seconds, at least 1s and at most 24h")
 	f.unless(r.Budget >= time.Millisecond, "RATELIMIT_BUDGET", "must be at least 1ms")
 }

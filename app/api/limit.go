@@ -17,12 +17,13 @@ type limits struct {
 	strategy      ratelimit.Strategy // as configured
 	allowOverride bool
 
-	// overall limits every route, and runs in addition those of also; it is nil if there is no such limit.
-	overall, runs policyByStrategy
+	// overall limits every route, and runs in addition those of also; it is nil if there is no such limit. events stands
+	// in for overall on the routes of events, for callers with that scope; nil if there is no such limit either.
+	overall, runs, events policyByStrategy
 
-	// free are the routes without a limit, and more those with the second policy. Both are complete before the first
-	// request.
-	free, more map[route]bool
+	// free are the routes without a limit, more those with the policy of runs, and taken those of events. All are
+	// complete before the first request.
+	free, more, taken map[route]bool
 }
 
 // policyByStrategy is one policy, compiled for each strategy that a caller may choose.
@@ -33,14 +34,18 @@ type route struct{ method, path string }
 // newLimits compiles the policies. The error lists every fault in them.
 func newLimits(d Dependencies) (limits, error) {
 	l := limits{
-		limiter: d.Limiter, allowOverride: d.AllowStrategyOverride, free: map[route]bool{}, more: map[route]bool{},
+		limiter: d.Limiter, allowOverride: d.AllowStrategyOverride,
+		free: map[route]bool{}, more: map[route]bool{}, taken: map[route]bool{},
 	}
-	var inOverall, inRuns error
+	var inOverall, inRuns, inEvents error
 	l.overall, l.strategy, inOverall = compile(d.Limiter, d.Overall)
 	if d.Runs.Limit > 0 {
 		l.runs, _, inRuns = compile(d.Limiter, d.Runs)
 	}
-	return l, errors.Join(inOverall, inRuns)
+	if d.Events.Limit > 0 {
+		l.events, _, inEvents = compile(d.Limiter, d.Events)
+	}
+	return l, errors.Join(inOverall, inRuns, inEvents)
 }
 
 // compile returns the policy by every strategy, and the strategy that it has itself.
@@ -72,11 +77,23 @@ func (l limits) exempt(routes ...*echo.Route) {
 // alsoRuns limits a route by the policy of runs too, in the same check.
 func (l limits) alsoRuns(r *echo.Route) { l.more[route{r.Method, r.Path}] = true }
 
-// policiesOf returns what a route is limited by, counted by the strategy; "off" is none.
-func (l limits) policiesOf(asked route, by ratelimit.Strategy) []*ratelimit.CompiledPolicy {
+// scopeEvents is the scope of a payment provider's token.
+const scopeEvents = "events"
+
+// takeEvents limits routes by the policy of events, for callers with that scope.
+func (l limits) takeEvents(routes ...*echo.Route) {
+	for _, r := range routes {
+		l.taken[route{r.Method, r.Path}] = true
+	}
+}
+
+// policiesOf returns what a route is limited by for the caller, counted by the strategy; "off" is none.
+func (l limits) policiesOf(asked route, who caller, by ratelimit.Strategy) []*ratelimit.CompiledPolicy {
 	switch {
 	case by == off:
 		return nil
+	case l.taken[asked] && l.events != nil && who.May(scopeEvents):
+		return []*ratelimit.CompiledPolicy{l.events[by]}
 	case l.more[asked] && l.runs != nil:
 		return []*ratelimit.CompiledPolicy{l.overall[by], l.runs[by]}
 	}
@@ -93,7 +110,7 @@ func (l limits) admit(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		who := callerOf(c)
 		by, notChosen := l.choose(c.Request().Header.Get(strategyHeader))
-		policies := l.policiesOf(asked, by)
+		policies := l.policiesOf(asked, who, by)
 		decision, err := l.limiter.Check(c.Request().Context(), who.name, cost, policies...)
 		if err != nil {
 			return err
@@ -153,8 +170,10 @@ func (l limits) reset(c echo.Context) error {
 		return who.refusal
 	}
 	policies := []*ratelimit.CompiledPolicy{l.overall[l.strategy]}
-	if l.runs != nil {
-		policies = append(policies, l.runs[l.strategy])
+	for _, more := range []policyByStrategy{l.runs, l.events} {
+		if more != nil {
+			policies = append(policies, more[l.strategy])
+		}
 	}
 	if err := l.limiter.Reset(c.Request().Context(), who.name, policies...); err != nil {
 		return problem{

@@ -1,6 +1,9 @@
 package api
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 
@@ -28,6 +31,51 @@ func (h reconcileHandler) settled(c echo.Context) error {
 		return err
 	}
 	return c.JSON(http.StatusAccepted, eventAnswer{payment, path})
+}
+
+// batch is the body of POST /payments/settled.
+type batch struct {
+	Payments []int64 `json:"payments"`
+}
+
+type batchAnswer struct {
+	Accepted int            `json:"accepted"`
+	Path     reconcile.Path `json:"path"`
+}
+
+const (
+	// maxBatch is how many events one request may have. They are one round-trip to Redis, in which nothing else is done
+	// meanwhile.
+	maxBatch = 1000
+	// maxBatchBytes is more than that many take, with the longest ids and some space.
+	maxBatchBytes = 32 << 10
+)
+
+// settledBatch answers POST /payments/settled: many events a request. All of them are accepted, or none.
+func (h reconcileHandler) settledBatch(c echo.Context) error {
+	var b batch
+	if err := decodeStrictly(c, maxBatchBytes, &b); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if len(b.Payments) == 0 || len(b.Payments) > maxBatch {
+		return problem{
+			Status: http.StatusBadRequest, Title: "Wrong number of payments", Field: "payments",
+			Detail: fmt.Sprintf("There are %d and must be from 1 to %d.", len(b.Payments), maxBatch),
+		}
+	}
+	for i, id := range b.Payments {
+		if id < 1 {
+			return problem{
+				Status: http.StatusBadRequest, Title: "Not a payment's id", Field: fmt.Sprintf("payments[%d]", i),
+				Detail: fmt.Sprintf("It is %d and must be a positive integer.", id),
+			}
+		}
+	}
+	path, err := h.reconciler.Settled(c.Request().Context(), b.Payments...)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusAccepted, batchAnswer{len(b.Payments), path})
 }
 
 // truth answers GET /payments: what Postgres knows, counted now. It reads both tables whole, so it is for a demo only.

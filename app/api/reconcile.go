@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +43,9 @@ type jobAnswer struct {
 	Counts     reconcile.Counts `json:"counts"`
 	RoundTrips jobRoundTrips    `json:"round_trips"`
 	Degraded   int64            `json:"degraded"`
+	Reopened   int64            `json:"reopened,omitempty"`
 	Attempts   int              `json:"attempts"`
+	Failures   int              `json:"failures,omitempty"`
 	Replica    string           `json:"replica"`
 	TraceID    string           `json:"trace_id"`
 	Error      string           `json:"error,omitempty"`
@@ -63,7 +64,7 @@ func answerOf(j reconcile.Job) jobAnswer {
 		ID: j.ID, Strategy: j.Strategy, State: j.State,
 		Total: j.Total, Examined: j.Examined, Progress: j.Progress(), RatePerSecond: j.Rate(), Seconds: j.Took.Seconds(),
 		Counts: j.Counts, RoundTrips: jobRoundTrips{j.DBTrips, j.RedisTrips, j.OwnTrips}, Degraded: j.Degraded,
-		Attempts: j.Attempts, Replica: j.Replica, TraceID: j.TraceID, Error: j.Err, CreatedAt: j.CreatedAt,
+		Reopened: j.Reopened, Attempts: j.Attempts, Failures: j.Failures, Replica: j.Replica, TraceID: j.TraceID, Error: j.Err, CreatedAt: j.CreatedAt,
 	}
 	if eta, known := j.ETA(); known {
 		a.ETASeconds = new(eta.Seconds())
@@ -98,27 +99,12 @@ func (h reconcileHandler) start(c echo.Context) error {
 // maxOrder is more than any order takes, in bytes.
 const maxOrder = 4096
 
+// readOrder reads the body; none asks for nothing special.
 func readOrder(c echo.Context) (asked order, err error) {
-	decoder := json.NewDecoder(http.MaxBytesReader(c.Response(), c.Request().Body, maxOrder))
-	decoder.DisallowUnknownFields()
-	err = decoder.Decode(&asked)
-	if err == nil {
-		if _, more := decoder.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("there is more than one JSON value")
-		}
+	if err := decodeStrictly(c, maxOrder, &asked); err != nil && !errors.Is(err, io.EOF) {
+		return order{}, err
 	}
-	if mistyped, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && mistyped.Field != "" {
-		return order{}, problem{
-			Status: http.StatusBadRequest, Title: "Wrong type", Field: mistyped.Field,
-			Detail: fmt.Sprintf("%s cannot be a %s.", mistyped.Field, mistyped.Value),
-		}
-	}
-	switch {
-	case err != nil && !errors.Is(err, io.EOF): // no body asks for nothing special
-		return order{}, problem{
-			Status: http.StatusBadRequest, Title: "Body is not understood", Detail: err.Error(), Field: "body",
-		}
-	case asked.Limit < 0 || asked.Limit > math.MaxInt32:
+	if asked.Limit < 0 || asked.Limit > math.MaxInt32 {
 		return order{}, problem{
 			Status: http.StatusBadRequest, Title: "Limit out of range", Field: "limit",
 			Detail: fmt.Sprintf("It must be from 0, which is none, to %d.", math.MaxInt32),

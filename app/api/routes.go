@@ -38,10 +38,11 @@ type Dependencies struct {
 	Trending  *trending.Trending
 	Reconcile *reconcile.Reconciler
 
-	// Limiter counts requests by two policies of one strategy: Overall all that a caller makes, and Runs those that start
-	// a run. Runs may be without a Limit, and is none then.
-	Limiter       *ratelimit.Limiter
-	Overall, Runs ratelimit.Policy
+	// Limiter counts requests by policies of one strategy: Overall all that a caller makes, and Runs those that start a
+	// run. Events counts, in place of Overall, the live events of callers whose token has the scope `events`. Runs and
+	// Events may be without a Limit, and are none then.
+	Limiter               *ratelimit.Limiter
+	Overall, Runs, Events ratelimit.Policy
 
 	// Tokens says who calls.
 	Tokens identity.Tokens
@@ -120,7 +121,10 @@ func New(d Dependencies) (http.Handler, error) {
 
 	payments := reconcileHandler{d.Reconcile, d.ReconcileStrategy, d.AllowStrategyOverride}
 	mayReconcile := requireScope("reconcile")
-	e.POST("/payments/:id/settled", payments.settled)
+	limits.takeEvents(
+		e.POST("/payments/:id/settled", payments.settled),
+		e.POST("/payments/settled", payments.settledBatch),
+	)
 	limits.alsoRuns(e.POST("/reconcile", payments.start, mayReconcile))
 	e.GET("/reconcile/:id", payments.show)
 	e.DELETE("/reconcile/:id", payments.cancel, mayReconcile)

@@ -59,6 +59,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strconv"
 	"sync"
@@ -135,70 +136,119 @@ var ErrFull = errors.New("the buffer holds as many ids as it may")
 // in the buffer and be applied in time: it does no harm to add them again, or to apply them otherwise. 20,000 ids are
 // one round-trip, and on a Cluster one more every 15 seconds.
 func (b *Buffer[ID]) Add(ctx context.Context, ids ...ID) error {
+	return b.AddSpread(ctx, []*Buffer[ID]{b}, ids...)
+}
+
+// AddSpread is Add for ids that are spread over several buffers, each id always to the same one. On one server it is
+// one round-trip as well, on a Cluster one to each node.
+func (b *Buffers[ID]) AddSpread(ctx context.Context, over []*Buffer[ID], ids ...ID) error {
 	for part := range slices.Chunk(ids, chunk*chunksAtOnce) {
-		open, err := b.add(ctx, part)
-		if err != nil {
+		if err := b.add(ctx, spread(over, part)); err != nil {
 			outcome := outcomeRefused
 			if redis.HasErrorPrefix(err, "BUFFERFULL") {
 				outcome = outcomeFull
 				err = fmt.Errorf("%w, of %d: %w", ErrFull, b.options.MaxItems, err)
 			}
-			b.tel.added(ctx, b.label, outcome, len(part))
-			return fmt.Errorf("buffer %s: add: %w", b.keys.member, err)
+			b.tel.added(ctx, over[0].label, outcome, len(part))
+			return fmt.Errorf("buffer %s: add: %w", over[0].keys.member, err)
 		}
-		b.tel.added(ctx, b.label, outcomeAdded, len(part))
+		b.tel.added(ctx, over[0].label, outcomeAdded, len(part))
 		b.options.reached(pointAdded)
-		if open >= b.options.FlushSize {
-			select {
-			case b.full <- struct{}{}:
-			default: // Run knows already
-			}
+	}
+	return nil
+}
+
+// addition is what one script adds.
+type addition[ID id] struct {
+	to  *Buffer[ID]
+	ids []ID
+}
+
+func spread[ID id](over []*Buffer[ID], ids []ID) (all []addition[ID]) {
+	to := make([][]ID, len(over))
+	if len(over) == 1 {
+		to[0] = ids
+	} else {
+		for _, id := range ids {
+			h := fnv.New32a()
+			_, _ = fmt.Fprint(h, id)
+			i := h.Sum32() % uint32(len(over)) //nolint:gosec // a few
+			to[i] = append(to[i], id)
+		}
+	}
+	for i, ids := range to {
+		for part := range slices.Chunk(ids, chunk) {
+			all = append(all, addition[ID]{over[i], part})
+		}
+	}
+	return all
+}
+
+// add sends the additions, and tells Run of a buffer that is large enough now.
+func (b *Buffers[ID]) add(ctx context.Context, all []addition[ID]) error {
+	if err := confirm(ctx, all, 4); err != nil {
+		return err
+	}
+	open, err := b.send(ctx, all, addScript.EvalSha)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		open, err = b.send(ctx, all, addScript.Eval) // not SCRIPT LOAD, which a user may be forbidden
+	}
+	if err != nil {
+		return err
+	}
+	if open >= b.options.FlushSize {
+		select {
+		case b.full <- struct{}{}:
+		default: // Run knows already
+		}
+	}
+	// After a long pause of this process, another one may have taken the buffer for empty and out of the index.
+	return confirm(ctx, all, 2)
+}
+
+func confirm[ID id](ctx context.Context, all []addition[ID], part time.Duration) error {
+	for _, a := range all {
+		if err := a.to.confirm(ctx, part); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// add returns how many ids are open.
-func (b *Buffer[ID]) add(ctx context.Context, ids []ID) (open int64, err error) {
-	if err := b.confirm(ctx, 4); err != nil {
-		return 0, err
-	}
-	open, err = b.send(ctx, ids, addScript.EvalSha)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		open, err = b.send(ctx, ids, addScript.Eval) // not SCRIPT LOAD, which a user may be forbidden
-	}
-	if err != nil {
-		return 0, err
-	}
-	// After a long pause of this process, another one may have taken the buffer for empty and out of the index.
-	return open, b.confirm(ctx, 2)
-}
-
-// send adds ids in one pipeline.
-func (b *Buffer[ID]) send(
-	ctx context.Context, ids []ID, eval func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
+// send adds ids in one pipeline, and returns how many are open in the largest of the buffers.
+func (b *Buffers[ID]) send(
+	ctx context.Context, all []addition[ID],
+	eval func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
 ) (open int64, err error) {
-	to := []string{b.keys.of("open"), b.keys.of("open:manifest"), b.keys.of("generations"), b.keys.of("held")}
-	if b.oneServer {
-		to = append(to, b.keys.index)
-	}
 	from := traceparent(ctx)
 	replies, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for part := range slices.Chunk(ids, chunk) {
-			args := make([]any, 0, 7+len(part))
-			args = append(args, from, b.options.Producers, b.keys.member, b.keys.prefix, b.options.FlushSize,
+		for _, a := range all {
+			keys := a.to.keys
+			names := []string{keys.of("open"), keys.of("open:manifest"), keys.of("generations"), keys.of("held")}
+			if b.oneServer {
+				names = append(names, keys.index)
+			}
+			args := make([]any, 0, 7+len(a.ids))
+			args = append(args, from, b.options.Producers, keys.member, keys.prefix, b.options.FlushSize,
 				b.options.MaxItems, uuid.NewString())
-			for _, id := range part {
+			for _, id := range a.ids {
 				args = append(args, id)
 			}
-			eval(ctx, pipe, to, args...)
+			eval(ctx, pipe, names, args...)
 		}
 		return nil
 	})
 	if err != nil {
 		return 0, err
 	}
-	return replies[len(replies)-1].(*redis.Cmd).Int64()
+	for _, reply := range replies {
+		n, err := reply.(*redis.Cmd).Int64()
+		if err != nil {
+			return 0, err
+		}
+		open = max(open, n)
+	}
+	return open, nil
 }
 
 // Drop removes what is open without applying it. A flush that has begun is not affected.

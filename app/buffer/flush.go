@@ -238,8 +238,8 @@ func (b *Buffers[ID]) record(ctx context.Context, tx pgx.Tx, all []*flushing[ID]
 	return fresh, err
 }
 
-// flushDue cuts what is open of each of the buffers, and flushes all of it in one transaction. The lease of what fails
-// is left to expire, as in take.
+// flushDue cuts what is open of the buffers, and flushes it in as few transactions as their sizes allow. The lease of
+// what fails is left to expire, as in take.
 func (b *Buffers[ID]) flushDue(ctx context.Context, due []*Buffer[ID]) error {
 	if len(due) <= 1 || b.options.ApplyAll == nil {
 		var failed error
@@ -253,19 +253,31 @@ func (b *Buffers[ID]) flushDue(ctx context.Context, due []*Buffer[ID]) error {
 		return ErrShutdown
 	}
 	defer b.life.end()
+	var failed error
+	for len(due) > 0 {
+		var err error
+		due, err = b.flushSome(ctx, due)
+		failed = errors.Join(failed, err)
+	}
+	return failed
+}
+
+// flushSome flushes some of the buffers in one transaction, about FlushSize ids, and returns the others.
+func (b *Buffers[ID]) flushSome(ctx context.Context, due []*Buffer[ID]) (rest []*Buffer[ID], err error) {
 	bounded, cancel := context.WithTimeout(ctx, b.options.FlushTimeout)
 	defer cancel()
 	var all []*flushing[ID]
 	var failed error
-	for _, buf := range due {
-		fl, err := buf.cutAndRead(bounded)
+	for size := int64(0); len(due) > 0 && size < b.options.FlushSize; due = due[1:] {
+		fl, err := due[0].cutAndRead(bounded)
 		failed = errors.Join(failed, err)
 		if fl != nil {
 			all = append(all, fl)
+			size += fl.g.size
 		}
 	}
 	if len(all) == 0 {
-		return failed
+		return due, failed
 	}
 	done, err := b.commit(all[0].ctx, all)
 	if err == nil {
@@ -281,7 +293,7 @@ func (b *Buffers[ID]) flushDue(ctx context.Context, due []*Buffer[ID]) error {
 		}
 		fl.end(each, err)
 	}
-	return errors.Join(failed, err)
+	return due, errors.Join(failed, err)
 }
 
 // cutAndRead returns what is open as a generation that is read; nil when nothing is.

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -77,7 +78,7 @@ type Counts struct {
 	Currency   int64 `json:"currency"`
 	Missing    int64 `json:"missing"`
 	// Late agree by a settlement that was committed after the run had begun, and are for the next run.
-	Late int64 `json:"late"`
+	Late int64 `json:"late,omitempty"`
 }
 
 func (c *Counts) add(f Finding, n int64) {
@@ -170,7 +171,10 @@ func (r *Reconciler) Reset(ctx context.Context) error {
 		return RunningError{running}
 	}
 	// Redis may be away; what it holds of live events would be marked again when it is back, and no harm done.
-	dropped := r.live.Drop(ctx)
+	var dropped error
+	for _, live := range r.live {
+		dropped = errors.Join(dropped, live.Drop(ctx))
+	}
 	const reset = `-- name: reconcile_reset
 WITH reconciled AS MATERIALIZED (
     SELECT id FROM payments WHERE status = 'reconciled' ORDER BY id FOR NO KEY UPDATE

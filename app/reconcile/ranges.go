@@ -112,6 +112,13 @@ func (r *Reconciler) apply(ctx context.Context, tx pgx.Tx, g buffer.Generation, 
 	return r.db.markIDs(ctx, tx, in, ids)
 }
 
+// applyLive marks the payments of several generations of live events.
+func (r *Reconciler) applyLive(
+	ctx context.Context, tx pgx.Tx, _ []buffer.Generation, ids []int64,
+) (int64, error) {
+	return r.db.markLive(ctx, tx, ids)
+}
+
 // ownership says which buffers of runs have lost their run: it is over, and what it had collected is pending for the
 // next one.
 func (r *Reconciler) ownership(ctx context.Context, names []string) (map[string]buffer.Ownership, error) {

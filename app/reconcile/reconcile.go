@@ -39,9 +39,14 @@ type Options struct {
 	// "default".
 	Namespace string
 
-	// FlushAge and FlushSize are when live events are flushed: see buffer.Options.
+	// FlushAge and FlushSize are when live events are flushed: see buffer.Options. FlushSize defaults to 25,000, which is
+	// also what a range has.
 	FlushAge  time.Duration
 	FlushSize int64
+
+	// BufferSize is how many live events wait in Redis at most; beyond that they go to Postgres directly. A run's ranges
+	// are smaller. Defaults to 1,000,000.
+	BufferSize int64
 
 	// BufferLease is how long a flusher that died holds up its generation: see buffer.Options.
 	BufferLease time.Duration
@@ -70,6 +75,12 @@ func (o Options) withDefaults() Options {
 	if o.Silence == 0 {
 		o.Silence = 4 * time.Second
 	}
+	if o.FlushSize == 0 {
+		o.FlushSize = rangeSize
+	}
+	if o.BufferSize == 0 {
+		o.BufferSize = 1_000_000
+	}
 	if o.Direct == 0 {
 		o.Direct = 4
 	}
@@ -79,14 +90,11 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// liveBuffer is the buffer of live events; each run has one of its own, named by its id.
-const liveBuffer = "live"
-
 // Reconciler reconciles by any strategy, and takes live events. Its methods are safe for concurrent use.
 type Reconciler struct {
 	db      *database
 	buffers *buffer.Buffers[int64]
-	live    *buffer.Buffer[int64]
+	live    []*buffer.Buffer[int64]
 	options Options
 	tel     *instruments
 	// ownedRanges are what this process works on.
@@ -113,21 +121,25 @@ func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 		Name:      "reconcile",
 		Namespace: o.Namespace,
 		Apply:     r.apply,
+		ApplyAll:  r.applyLive,
 		Ownership: r.ownership,
 		FlushAge:  o.FlushAge,
-		FlushSize: o.FlushSize,
+		FlushSize: r.options.FlushSize,
+		MaxItems:  max(1, r.options.BufferSize/int64(len(liveBuffers))),
 		Lease:     o.BufferLease,
 
 		FlushTimeout: workTimeout,
 		Label: func(name string) string {
-			if name == liveBuffer {
-				return name
+			if isLive(name) {
+				return "live"
 			}
 			return "run"
 		},
 		Detach: func(ctx context.Context) context.Context { return withTally(ctx, "flush live", Buffered) },
 	})
-	r.live = r.buffers.Open(liveBuffer)
+	for _, name := range liveBuffers {
+		r.live = append(r.live, r.buffers.Open(name))
+	}
 	r.direct = make(chan struct{}, r.options.Direct)
 	return r
 }
@@ -146,7 +158,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	r.parts.Go(func() { r.takeJobs(ctx) })
 	r.parts.Go(func() { r.keepSchedule(ctx) })
 	r.parts.Go(func() { r.countPayments(ctx) })
-	return r.buffers.Run(ctx, r.live)
+	return r.buffers.Run(ctx, r.live...)
 }
 
 // handOverTimeout bounds the wait for work that was cancelled.

@@ -67,14 +67,14 @@ const scope = "nervous/app/reconcile"
 
 // instruments is this package's telemetry as a few verbs.
 type instruments struct {
-	tracer    trace.Tracer
-	itemCount metric.Int64Counter
-	progress  metric.Float64ObservableGauge
-	duration  metric.Float64Histogram
-	last      last
-	takeovers metric.Int64Counter
-	events    metric.Int64Counter
-	payments  metric.Int64Gauge
+	tracer     trace.Tracer
+	itemCount  metric.Int64Counter
+	progress   metric.Float64ObservableGauge
+	duration   metric.Float64Histogram
+	last       last
+	takeovers  metric.Int64Counter
+	eventCount metric.Int64Counter
+	payments   metric.Int64Gauge
 
 	reopenedCount metric.Int64Counter
 	disagreeing   metric.Int64Gauge
@@ -117,7 +117,7 @@ func newInstruments() *instruments {
 		metric.WithDescription("Payments that the last run looked at."))
 	t.takeovers, _ = meter.Int64Counter(MetricTakeovers, metric.WithUnit("{job}"),
 		metric.WithDescription("Runs that were taken over from another worker."))
-	t.events, _ = meter.Int64Counter(MetricEvents, metric.WithUnit("{event}"),
+	t.eventCount, _ = meter.Int64Counter(MetricEvents, metric.WithUnit("{event}"),
 		metric.WithDescription("Live events."))
 	t.payments, _ = meter.Int64Gauge(MetricPayments, metric.WithUnit("{payment}"),
 		metric.WithDescription("Payments in Postgres."))
@@ -163,8 +163,8 @@ func (t *instruments) items(ctx context.Context, s Strategy, counts Counts) {
 	}
 }
 
-func (t *instruments) event(ctx context.Context, outcome string) {
-	t.events.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
+func (t *instruments) events(ctx context.Context, outcome string, n int) {
+	t.eventCount.Add(ctx, int64(n), metric.WithAttributes(attribute.String("outcome", outcome)))
 }
 
 func (t *instruments) counted(ctx context.Context, pending, reconciled int64) {
