@@ -74,6 +74,10 @@ type database struct {
 	// DATABASE_URL is Postgres's connection string.
 	URL string `env:"DATABASE_URL,required"`
 
+	// DATABASE_DIRECT_URL is where `migrate` and `seed` connect, because they hold locks of a session. It is for a
+	// DATABASE_URL that leads to a pooler in transaction mode, such as PgBouncer. Defaults to DATABASE_URL.
+	DirectURL string `env:"DATABASE_DIRECT_URL"`
+
 	// DATABASE_MAX_CONNS bounds the pool of one replica. More connections do not make two cores faster: a stampede that
 	// finds a wide pool only waits inside Postgres instead of in front of it.
 	MaxConns int32 `env:"DATABASE_MAX_CONNS" envDefault:"8"`
@@ -310,12 +314,17 @@ func wholeSeconds(window time.Duration) bool {
 }
 
 func (d *database) validate(f *faults) {
-	_, err := pgxpool.ParseConfig(d.URL)
-	f.unless(err == nil, "DATABASE_URL", "is not a connection string: %v", err)
+	for variable, value := range map[string]string{"DATABASE_URL": d.URL, "DATABASE_DIRECT_URL": d.DirectURL} {
+		_, err := pgxpool.ParseConfig(value)
+		f.unless(err == nil, variable, "is not a connection string: %v", err)
+	}
 	f.unless(d.MaxConns >= 1, "DATABASE_MAX_CONNS", "must be at least 1")
 	f.unless(d.AcquireTimeout > 0, "DATABASE_ACQUIRE_TIMEOUT", "must be positive")
 	f.unless(d.StatementTimeout >= time.Millisecond, "DATABASE_STATEMENT_TIMEOUT", "must be at least 1ms")
 }
+
+// direct is where a session is this client's for as long as it lives.
+func (d *database) direct() string { return cmp.Or(d.DirectURL, d.URL) }
 
 // name is the database's; a URL without one means that of the user's name.
 func (d *database) name() string {

@@ -23,5 +23,5 @@ func runSeed(ctx context.Context, p program, args []string) error {
 	if err != nil {
 		return err
 	}
-	return seed.Run(ctx, db.URL, seed.Options{Scale: scale, Report: seed.Print(p.stdout)})
+	return seed.Run(ctx, db.direct(), seed.Options{Scale: scale, Report: seed.Print(p.stdout)})
 }

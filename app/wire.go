@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"strconv"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
@@ -127,37 +124,4 @@ func (s *service) ready(ctx context.Context) error {
 		return errors.New("this replica is shutting down")
 	}
 	return migrations.Check(ctx, s.pool)
-}
-
-func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
-	c, err := pgxpool.ParseConfig(d.URL)
-	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
-	}
-	// A pool that is warm from the start and as wide as it may get: connecting is no part of any request.
-	c.MaxConns, c.MinConns = d.MaxConns, d.MaxConns
-	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		return errors.Join(trending.Prepare(ctx, conn), reconcile.Prepare(ctx, conn))
-	}
-	// The default pings a connection that was idle for a second, one more round-trip for whoever comes next. A look at
-	// the socket, which costs none, finds those that the server has closed; only they are pinged, and so replaced.
-	c.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
-		//nolint:staticcheck // deprecated in favour of the very ping that is to be saved
-		return p.IdleDuration > time.Second && p.Conn.PgConn().CheckConn() != nil
-	}
-	parameters := c.ConnConfig.RuntimeParams
-	parameters["application_name"] = "nervous"
-	parameters["statement_timeout"] = strconv.FormatInt(d.StatementTimeout.Milliseconds(), 10)
-	// A replica that stands still in a transaction, or whose network does, would hold up who marks payments, everywhere.
-	parameters["idle_in_transaction_session_timeout"] = "5000"
-	// One query, one core: a service answers many at a time, and each that took all cores would starve the others.
-	parameters["max_parallel_workers_per_gather"] = "0"
-	if err := telemetry.Postgres(c); err != nil {
-		return nil, err
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, c)
-	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
-	}
-	return pool, telemetry.ObservePostgresPool(pool)
 }

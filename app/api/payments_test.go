@@ -34,6 +34,7 @@ func TestSettledBatch(t *testing.T) {
 	require.Equal(t, "0", postgresTrips)
 
 	require.NoError(t, s.redis.Kill())
+	s.ask(t, http.MethodPost, "/payments/settled", `{"payments":[1,2,3]}`, "") // Postgres prepares the statement
 	got = s.ask(t, http.MethodPost, "/payments/settled", `{"payments":[1,2,3]}`, "")
 	require.JSONEq(t, `{"accepted":3,"path":"direct"}`, string(got.body))
 	_, postgresTrips = got.cost(t)

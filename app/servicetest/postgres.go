@@ -206,8 +206,8 @@ func find(program string) (string, error) {
 			return slices.Max(found), nil // the newest: versions have two digits
 		}
 	}
-	return "", fmt.Errorf("%s: %w (Debian: apt-get install postgresql redis-server; "+
-		"macOS: brew install postgresql@17 redis)", program, ErrNotInstalled)
+	return "", fmt.Errorf("%s: %w (Debian: apt-get install postgresql redis-server pgbouncer; "+
+		"macOS: brew install postgresql@17 redis pgbouncer)", program, ErrNotInstalled)
 }
 
 // onPort calls start with the port, or, when that is 0, with free ones until none is taken in the moment between our
