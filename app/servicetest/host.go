@@ -27,7 +27,7 @@ func NewHost(t testing.TB, target string) *Host {
 	go h.serve()
 	t.Cleanup(func() {
 		_ = l.Close()
-		h.each(func(c net.Conn, _ *atomic.Bool) { _ = c.Close() })
+		h.Cut()
 	})
 	return h
 }
@@ -81,3 +81,6 @@ func (h *Host) Addr() string { return h.listener.Addr().String() }
 
 // FailOver makes the server die; its successor has the same address at once.
 func (h *Host) FailOver() { h.each(func(_ net.Conn, dead *atomic.Bool) { dead.Store(true) }) }
+
+// Cut closes all connections, as the kernel does when it has given up on them.
+func (h *Host) Cut() { h.each(func(c net.Conn, _ *atomic.Bool) { _ = c.Close() }) }
