@@ -31,10 +31,11 @@ func TestTwoAddressesAndASecretAreEnough(t *testing.T) {
 	require.Equal(t, trending.Lease, c.Trending.Strategy)
 	require.Equal(t, 10*time.Minute, c.Trending.TTL)
 	require.Equal(t, reconcileConfig{
-		Strategy: reconcile.Buffered, Every: time.Hour, FlushAge: time.Second, FlushSize: 50_000,
+		Strategy: reconcile.Buffered, Every: time.Hour, FlushAge: time.Second, FlushSize: 25_000, BufferSize: 1_000_000,
 	}, c.Reconcile)
 	require.Equal(t, rateLimitConfig{
 		Limit: 100, Window: time.Minute, RunsLimit: 30, RunsWindow: time.Minute,
+		EventsLimit: 6_000, EventsWindow: time.Minute,
 		Strategy: ratelimit.Exact, Fallback: ratelimit.Local, Budget: 50 * time.Millisecond,
 	}, c.RateLimit)
 	require.Empty(t, c.TrustedProxies, "X-Forwarded-For is not read")
@@ -58,21 +59,27 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		"RECONCILE_EVERY":       "59s",
 		"RECONCILE_FLUSH_AGE":   "9ms",
 		"RECONCILE_FLUSH_SIZE":  "0",
+		"RECONCILE_BUFFER_SIZE": "-1",
 		"RECONCILE_COUNT_EVERY": "-1s",
 		"RATELIMIT_LIMIT":       "0",
 		"RATELIMIT_WINDOW":      "90500ms",
 		"RATELIMIT_RUNS_LIMIT":  "10001",
 		"RATELIMIT_RUNS_WINDOW": "25h",
-		"RATELIMIT_STRATEGY":    "magic",
-		"RATELIMIT_FALLBACK":    "hope",
-		"RATELIMIT_BUDGET":      "0",
-		"TRUSTED_PROXIES":       "10.0.0.0/8,10.0.0.1",
-		"TRUSTED_HOPS":          "0",
-		"TOKEN_SECRET":          "31 bytes are one byte too few..",
+
+		"RATELIMIT_EVENTS_LIMIT":  "-1",
+		"RATELIMIT_EVENTS_WINDOW": "0",
+		"DATABASE_DIRECT_URL":     "postgres://clerk:secret@[::1/nervous",
+
+		"RATELIMIT_STRATEGY": "magic",
+		"RATELIMIT_FALLBACK": "hope",
+		"RATELIMIT_BUDGET":   "0",
+		"TRUSTED_PROXIES":    "10.0.0.0/8,10.0.0.1",
+		"TRUSTED_HOPS":       "0",
+		"TOKEN_SECRET":       "31 bytes are one byte too few..",
 	}))
 	require.Error(t, err)
 	for _, line := range []string{
-		"24 fault(s)",
+		"28 fault(s)",
 		"- DATABASE_URL is required and not set\n",
 		`- DATABASE_MAX_CONNS is "none": `,
 		"- REDIS_URL is not an address of Redis: ",
@@ -86,6 +93,10 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 		"- RECONCILE_EVERY must be 0, which is never, or at least 1m\n",
 		"- RECONCILE_FLUSH_AGE must be at least 10ms\n",
 		"- RECONCILE_FLUSH_SIZE must be at least 1\n",
+		"- RECONCILE_BUFFER_SIZE must be at least 1\n",
+		"- RATELIMIT_EVENTS_LIMIT must be from 0 to 10000\n",
+		"- RATELIMIT_EVENTS_WINDOW must be whole seconds, at least 1s and at most 24h\n",
+		"- DATABASE_DIRECT_URL is not a connection string: ",
 		"- RECONCILE_COUNT_EVERY must be 0, which is never, or at least 1s",
 		"- RATELIMIT_LIMIT must be from 1 to 10000\n",
 		"- RATELIMIT_WINDOW must be whole seconds, at least 1s and at most 24h\n",
@@ -100,6 +111,8 @@ func TestEveryFaultIsListedAtOnce(t *testing.T) {
 	} {
 		require.ErrorContains(t, err, line)
 	}
+	require.NotContains(t, err.Error(), "secret@")
+	require.NotContains(t, err.Error(), ":secret")
 }
 
 func TestConfig_NamespaceIsTheDatabaseUnlessSet(t *testing.T) {

@@ -441,6 +441,7 @@ var roots = []struct{ call, why string }{
 	{`(UN)?SUBSCRIBE|PING`, "a subscription serves all who wait"},
 	{`SELECT`, "is the replica ready? It is asked by probes, and those have no span"},
 	{`reconcile_(look|take)`, "a worker looks for a run, and has a span once it has taken one"},
+	{`reconcile_(due|disagreeing|prune|prune_due)|buffer_prune`, "the schedule, which no request has asked for"},
 	{`ZRANGE|PIPELINE SCARD|PIPELINE \[SCARD HGET ZRANGE\]`, "is there anything to flush? Then that has a span"},
 	{`EVALSHA buffer\.(list|register|cut|claim|forget)`, "the flusher finds, claims and forgets buffers"},
 	{`EVALSHA cache\.register`, "a cache keeps its version registered"},

@@ -207,9 +207,10 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- What the service does from time to time, on whichever replica finds it due first.
+-- What the service does from time to time, on whichever replica finds it due first, and when it was done last. The first
+-- run is due as long after this migration as any other after the one before.
 CREATE TABLE maintenance (
     task text        PRIMARY KEY,
-    done timestamptz NOT NULL
+    done timestamptz NOT NULL DEFAULT now()
 );
-INSERT INTO maintenance VALUES ('prune', '-infinity');
+INSERT INTO maintenance (task) VALUES ('prune'), ('first run');

@@ -51,7 +51,7 @@ func (d *database) markIDs(ctx context.Context, c conn, in idRange, ids []int64)
 }
 
 func (d *database) markAll(ctx context.Context, c conn, in idRange) (int64, error) {
-	return d.markIn(ctx, c, in, markRangeSQL, in.run, in.n, in.after, in.last)
+	return d.markIn(ctx, c, in, markAllSQL, in.run, in.n, in.after, in.last)
 }
 
 // markOne marks a payment if it is pending and agrees, and says whether it was. Its page counts it.

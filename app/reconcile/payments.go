@@ -19,7 +19,7 @@ var (
 	findSQL        = query("find")
 	markOneSQL     = query("mark_one")
 	markSQL        = query("mark")
-	markRangeSQL   = query("mark_range")
+	markAllSQL   = query("mark_all")
 	turnSQL        = query("turn")
 	finishSQL      = query("finish")
 	changesSQL     = query("changes")
@@ -46,7 +46,7 @@ func query(name string) string {
 // round-trips out of the first job that uses the connection.
 func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	for _, sql := range []string{
-		pageSQL, idsSQL, findSQL, markOneSQL, markSQL, markRangeSQL, turnSQL, finishSQL, fenceSQL, sealSQL,
+		pageSQL, idsSQL, findSQL, markOneSQL, markSQL, markAllSQL, turnSQL, finishSQL, fenceSQL, sealSQL,
 	} {
 		// Named by itself: that is where the driver looks when the same text is queried.
 		if _, err := conn.Prepare(ctx, sql, sql); err != nil {

@@ -49,7 +49,8 @@ func (r *Reconciler) startDue(ctx context.Context) error {
 	const due = `-- name: reconcile_due
 SELECT NOT EXISTS (SELECT FROM reconcile_jobs WHERE state IN ('running', 'cancelling'))
     AND NOT EXISTS (
-        SELECT FROM reconcile_jobs WHERE state = 'done' AND most IS NULL AND finished_at > now() - $1::interval)`
+        SELECT FROM reconcile_jobs WHERE state = 'done' AND most IS NULL AND finished_at > now() - $1::interval)
+    AND NOT EXISTS (SELECT FROM maintenance WHERE task = 'first run' AND done > now() - $1::interval)`
 	var is bool
 	err := r.db.within(ctx, recordTimeout, func(ctx context.Context) error {
 		return r.db.QueryRow(ctx, due, r.options.Every).Scan(&is)

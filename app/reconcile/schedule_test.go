@@ -11,6 +11,17 @@ import (
 	"nervous/app/reconcile"
 )
 
+// A database that has had no run yet is due as long after its migration as any other after the last run.
+func TestSchedule_TheFirstRun(t *testing.T) {
+	t.Parallel()
+	s := newStores(t)
+	s.exec(t, "UPDATE maintenance SET done = now() WHERE task = 'first run'")
+	began := time.Now()
+	s.replica(t, reconcile.Options{Every: 3 * time.Second, ByItself: reconcile.SingleStatement})
+	eventually(t, func() bool { return s.marked(t) == agreeing })
+	require.Greater(t, time.Since(began), 2*time.Second)
+}
+
 // Runs that give no guarantee do not put off the one that does: those with a limit, those that failed or were cancelled.
 func TestSchedule_OnlyACompleteRunCounts(t *testing.T) {
 	t.Parallel()
@@ -124,6 +135,7 @@ func TestSchedule_Prune(t *testing.T) {
 		VALUES ($1, 'buffered', 'done', '', 0, 0, now() - interval '50 days')`, last)
 	s.exec(t, `INSERT INTO buffer_generations (id, buffer, items, flushed_at)
 		SELECT gen_random_uuid(), 'live', 1, now() - n * interval '1 day' FROM generate_series(1, 20) n`)
+	s.exec(t, "UPDATE maintenance SET done = now() - interval '2 hours'")
 	s.replica(t, reconcile.Options{Every: 2 * time.Second, ByItself: reconcile.SingleStatement})
 	eventually(t, func() bool {
 		return s.count(t, "SELECT count(*) FROM reconcile_jobs WHERE finished_at < now() - interval '30 days'") <= 1

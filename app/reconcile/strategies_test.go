@@ -86,7 +86,7 @@ func TestEveryStrategyComesToTheSameEnd(t *testing.T) {
 func (s stores) counted(t *testing.T) int64 {
 	t.Helper()
 	return s.count(t, `SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE toplevel AND (query ~
-		'-- name: (reconcile_(page|ids|find|mark|mark_one|mark_range|finish)|buffer_generation)\n'
+		'-- name: (reconcile_(page|ids|find|mark|mark_one|mark_all|finish)|buffer_generation)\n'
 		OR lower(query) IN ('begin', 'commit', 'rollback'))`)
 }
 

@@ -39,7 +39,7 @@ type job struct {
 
 func (j job) over() bool { return j.State != "running" && j.State != "cancelling" }
 
-// killTheWorker starts a buffered job, kills the replica that does it as soon as half of its payments are in Redis, and
+// killTheWorker starts a buffered job, kills the replica that does it as soon as half of its first range is in Redis, and
 // asks Postgres what became of them once another has done the rest. It returns nil when there is no middle to be found:
 // with few payments the job is over at once.
 func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
@@ -57,7 +57,7 @@ func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
 	if err := d.call(ctx, http.MethodPost, "/reconcile", order, &working); err != nil {
 		return nil, err
 	}
-	open := "nervous:buffer:{reconcile:" + working.ID + "}:open"
+	open := "nervous:buffer:{reconcile:" + working.ID + "/1}:open" // what the job's first range has collected
 	if working, err = d.halfDone(ctx, rdb, open, working); err != nil {
 		return nil, err
 	}
@@ -90,7 +90,10 @@ func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
 	return nil, fmt.Errorf("the job names %q, which is none of the replicas", h.worker)
 }
 
-// halfDone returns the job as soon as its buffer holds half of the payments, or when it is over.
+// rangePayments is how many payments a range of a job has at most.
+const rangePayments = 25_000
+
+// halfDone returns the job as soon as its buffer holds half of a range, or when it is over.
 func (d *deployment) halfDone(ctx context.Context, rdb *redis.Client, open string, of job) (job, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -101,7 +104,7 @@ func (d *deployment) halfDone(ctx context.Context, rdb *redis.Client, open strin
 		if err != nil {
 			return job{}, err
 		}
-		half := held >= of.Total/2
+		half := held >= min(of.Total, rangePayments)/2
 		if half || looks%50 == 0 { // now and then, because a buffer that was flushed has none either
 			if of, err = d.job(ctx, of.ID); err != nil || half || of.over() {
 				return of, err

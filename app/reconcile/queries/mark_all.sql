@@ -1,4 +1,4 @@
--- name: reconcile_mark_range
+-- name: reconcile_mark_all
 -- Like reconcile_mark, for all payments of a range ($3: after, $4: last).
 WITH agreed AS MATERIALIZED (
     SELECT p.id
