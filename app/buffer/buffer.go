@@ -88,6 +88,8 @@ type Buffers[ID id] struct {
 	full chan struct{}
 	// known is what Run saw last.
 	known sync.Map // prefix of keys -> seen
+	// soon is in what time the next of Run's own buffers is due. Only Run uses it.
+	soon time.Duration
 	// asked is when Run asked for owners last. Only Run uses it.
 	asked time.Time
 	// legacyNext is when Run looks for buffers of older releases again. Only Run uses it.

@@ -52,8 +52,8 @@ func (b *Buffers[ID]) legacyRound(ctx, work context.Context, continuous []string
 		}
 		old := b.openLegacy(name)
 		looked[old.keys.prefix] = true
-		due, e := old.tend(work, true, Unowned, entry)
-		if due {
+		holds, e := old.tend(work, true, Unowned, entry)
+		if old.due(holds) {
 			_, flushed := old.flushOpen(work)
 			e = errors.Join(e, flushed)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"time"
 )
@@ -36,7 +37,7 @@ func (b *Buffers[ID]) Run(ctx context.Context, continuous ...*Buffer[ID]) error 
 
 func (b *Buffers[ID]) rounds(ctx context.Context, continuous []string) {
 	failing := false
-	for wait := time.Duration(0); ; wait = jittered(b.options.FlushAge) {
+	for wait := time.Duration(0); ; wait = min(jittered(b.options.FlushAge), b.soon) {
 		select {
 		case <-ctx.Done():
 			return
@@ -45,6 +46,7 @@ func (b *Buffers[ID]) rounds(ctx context.Context, continuous []string) {
 		case <-b.full:
 		case <-time.After(wait):
 		}
+		b.soon = math.MaxInt64
 		detached, unbind := b.life.bind(b.options.Detach(context.WithoutCancel(ctx)))
 		err := b.round(ctx, detached, continuous)
 		unbind()
@@ -81,20 +83,27 @@ func (b *Buffers[ID]) round(ctx, work context.Context, continuous []string) erro
 	}
 	owned := b.ownership(work, listed, continuous)
 	looked := map[string]bool{}
-	var due []*Buffer[ID]
+	var open, due []*Buffer[ID]
 	for name, entry := range listed {
 		if ctx.Err() != nil {
 			return err
 		}
 		buf := b.Open(name)
 		looked[buf.keys.prefix] = true
-		cut, e := buf.tend(work, slices.Contains(continuous, name), owned[name], entry)
-		if cut {
+		holds, e := buf.tend(work, slices.Contains(continuous, name), owned[name], entry)
+		switch {
+		case !slices.Contains(continuous, name), holds.Open == 0:
+		case buf.due(holds):
 			due = append(due, buf)
+		case holds.Generations == 0:
+			open = append(open, buf)
 		}
 		err = errors.Join(err, e)
 	}
 	b.unsee(false, looked)
+	if len(due) > 0 { // one transaction takes what others have as well
+		due = append(due, open...)
+	}
 	return errors.Join(err, b.flushDue(work, due), b.legacyRound(ctx, work, continuous))
 }
 
@@ -117,16 +126,18 @@ func (b *Buffers[ID]) restore(ctx context.Context, listed map[string]indexEntry)
 	return err
 }
 
-// tend recovers what flushers that are gone have left of a buffer, and says whether what is open is due.
+// tend recovers what flushers that are gone have left of a buffer, and returns what it held before.
 func (b *Buffer[ID]) tend(
 	ctx context.Context, continuous bool, owned Ownership, listed indexEntry,
-) (due bool, err error) {
-	holds, err := b.Stats(ctx)
+) (holds Stats, err error) {
+	holds, err = b.Stats(ctx)
 	if err != nil {
-		return false, err
+		return Stats{}, err
 	}
 	b.saw(holds)
-	due = continuous && b.due(holds)
+	if left := b.options.FlushAge - holds.openAge; continuous && left > 0 && holds.Open > 0 {
+		b.soon = min(b.soon, left+jittered(left/16)) // the next look is when that is due
+	}
 	switch {
 	case holds.Depth == 0 && holds.Generations == 0:
 		if !continuous || b.legacy {
@@ -137,7 +148,7 @@ func (b *Buffer[ID]) tend(
 	case owned == Unowned && holds.Generations > 0:
 		_, _, err = b.recover(ctx)
 	}
-	return due, err
+	return holds, err
 }
 
 // due says whether it is time to cut. While a generation waits, size counts, and age only when it exceeds the time that
