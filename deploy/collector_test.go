@@ -110,6 +110,7 @@ var samples = []sample{
 		by: "runs"},
 	{what: "a run that is taken over", trace: span{name: reconcile.SpanJob, has: attributes{"reconcile.attempt": 2}},
 		sent: 5, kept: all(5), by: "runs"},
+	{what: "a helper of a run", trace: span{name: reconcile.SpanHelp}, sent: 5, kept: all(5), by: "runs"},
 	{what: "a page", trace: page(reconcile.Buffered, 3), sent: 25, kept: all(25), by: "runs"},
 	{what: "a page of a loop", trace: page(reconcile.NPlusOne, 3800), sent: 3, kept: all(2), by: "loops"},
 	{what: "a page of a loop that fails", trace: failing(page(reconcile.BatchedReads, 3)), sent: 3, kept: all(3),

@@ -6,12 +6,20 @@
 // that costs. And a payment provider sends an event for each settlement, Settled, which only puts the payment's id into
 // the buffer; a flush, on any replica, marks thousands at once.
 //
-// It promises that what is marked agrees, because the statements that mark compare once more. A run promises that what
-// agrees is marked: it ends only when Postgres counts nothing that is pending and agrees. Live events can be lost by
-// Redis, see package buffer; a run that is started from time to time marks what was lost, see Options.Every.
+// All strategies make the same promise. What is marked agreed when it was marked: payment and settlement are compared
+// under locks. What was pending and agreed in the snapshot with which the run began is marked when the run is done; a
+// settlement that is committed later belongs to the next run. The counts of a run are what it has marked, exactly.
 //
-// How it fails. A run whose process dies is taken over by another one within seconds; one whose process leaves in order
-// is free at once. A run that has failed on all its attempts says so and why. With Redis away, full or read-only,
+// A settlement that changes after its payment was marked is queued, and the next run makes that payment pending again.
+// Live events can be lost by Redis, see package buffer; a run that is started from time to time marks what was lost,
+// see Options.Every.
+//
+// A run is cut into ranges of at most 25,000 pending payments. Each range is a row with an owner and an epoch, which the
+// transaction that marks locks first: the fencing token of M. Kleppmann, "How to do distributed locking" (2016), checked
+// by the database that it protects. One process leads a run; the others take ranges that have no owner.
+//
+// How it fails. A run whose lead dies is taken over by another process within seconds; one whose lead leaves in order is
+// free at once. A run that has failed five times in succession without progress says so and why. With Redis away, full or read-only,
 // payments are marked in Postgres directly, which is slower and counted; live events are marked directly only a few at
 // a time, and beyond that refused with ErrUnavailable. With Postgres away, events wait in Redis, and runs wait to be
 // taken up again.
@@ -51,7 +59,8 @@ type Options struct {
 	// BufferLease is how long a flusher that died holds up its generation: see buffer.Options.
 	BufferLease time.Duration
 
-	// Every is how often a run is started by itself, over all replicas, by ByItself. Defaults to never.
+	// Every is how long after the last complete run the next one is started by itself, by ByItself: one over all replicas,
+	// whatever became of others with a limit. Defaults to never.
 	Every    time.Duration
 	ByItself Strategy
 

@@ -15,11 +15,11 @@ const (
 	NPlusOne Strategy = "n_plus_one"
 	// BatchedReads compares a thousand payments at a time, and still updates each.
 	BatchedReads Strategy = "batched_reads"
-	// Buffered compares two thousand at a time, collects in Redis which agree, and updates all of those at once. What it
-	// does to each payment may be any code, and any number of processes may collect.
+	// Buffered compares 2,500 at a time, collects in Redis which agree, and updates those of a range at once. What it does
+	// to each payment may be any code.
 	Buffered Strategy = "buffered"
-	// SingleStatement leaves all to Postgres. Where comparing is something that SQL can say, nothing beats it: the honest
-	// control.
+	// SingleStatement leaves all to Postgres, a statement a range. Where comparing is something that SQL can say, nothing
+	// beats it: the honest control.
 	SingleStatement Strategy = "single_statement"
 )
 
