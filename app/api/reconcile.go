@@ -64,7 +64,8 @@ func answerOf(j reconcile.Job) jobAnswer {
 		ID: j.ID, Strategy: j.Strategy, State: j.State,
 		Total: j.Total, Examined: j.Examined, Progress: j.Progress(), RatePerSecond: j.Rate(), Seconds: j.Took.Seconds(),
 		Counts: j.Counts, RoundTrips: jobRoundTrips{j.DBTrips, j.RedisTrips, j.OwnTrips}, Degraded: j.Degraded,
-		Reopened: j.Reopened, Attempts: j.Attempts, Failures: j.Failures, Replica: j.Replica, TraceID: j.TraceID, Error: j.Err, CreatedAt: j.CreatedAt,
+		Reopened: j.Reopened, Attempts: j.Attempts, Failures: j.Failures, Replica: j.Replica, TraceID: j.TraceID,
+		Error: j.Err, CreatedAt: j.CreatedAt,
 	}
 	if eta, known := j.ETA(); known {
 		a.ETASeconds = new(eta.Seconds())

@@ -166,8 +166,8 @@ func (fl *flushing[ID]) acknowledge() {
 
 // record writes one row for each generation, and returns those that had none. A second flusher of the same generation
 // waits here for the first one's commit; all write them in the order of their ids, so that two cannot wait for each
-// other. A flusher that stands still in its transaction loses it after FlushTimeout, also behind a pooler, where a session
-// has no settings of its own.
+// other. A flusher that stands still in its transaction loses it after FlushTimeout, also behind a pooler, where a
+// session has no settings of its own.
 const record = `-- name: buffer_generation
 INSERT INTO buffer_generations (id, buffer, items)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[]) AS given (id, buffer, items)

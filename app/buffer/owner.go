@@ -11,13 +11,14 @@ import (
 type Ownership int
 
 const (
-	// Unowned: Run flushes generations whose flusher is gone.
+	// Unowned means that Run flushes generations whose flusher is gone.
 	Unowned Ownership = iota
-	// Owned: its owner flushes it by Buffer.Flush, which also takes over generations of an owner before. Run leaves it
-	// alone.
+	// Owned means that its owner flushes it by Buffer.Flush, which also takes over generations of an owner before. Run
+	// leaves it alone.
 	Owned
-	// Orphaned: it has no owner any more. Run removes its ids, whatever stage they are at; only ids that can be found
-	// again otherwise may be collected in a buffer that can become so. A flush that is under way may still be committed.
+	// Orphaned means that it has no owner any more. Run removes its ids, whatever stage they are at; only ids that can be
+	// found again otherwise may be collected in a buffer that can become so. A flush that is under way may still be
+	// committed.
 	Orphaned
 )
 

@@ -10,7 +10,7 @@ import (
 // changesBatch is how many changed settlements one transaction examines.
 const changesBatch = 5000
 
-// examineChanges reopens the reconciled payments whose settlement was changed since, so that they do not agree any more.
+// examineChanges reopens the reconciled payments that do not agree any more, because their settlement was changed.
 func (w *worker) examineChanges(ctx context.Context) error {
 	for {
 		var taken, reopened int64

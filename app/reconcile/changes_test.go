@@ -64,7 +64,7 @@ func TestChanges(t *testing.T) {
 			run := s.over(t, replica.start(reconcile.SingleStatement).Job.ID)
 			require.Equal(t, reconcile.Done, run.State, run.Err)
 			require.Equal(t, test.reopened, run.Reopened)
-			require.EqualValues(t, agreeing-test.reopened, s.marked(t))
+			require.Equal(t, agreeing-test.reopened, s.marked(t))
 			truth, err = s.asker.Truth(t.Context())
 			require.NoError(t, err)
 			require.Zero(t, truth.ReconciledThatDisagree)

@@ -180,7 +180,8 @@ WITH worker AS (
     FROM reconcile_jobs j
     CROSS JOIN (` + progressSQL + `) made
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN NOT $5 THEN j.failures WHEN made.progress > j.progress THEN 1 ELSE j.failures + 1 END AS failures
+        SELECT CASE WHEN NOT $5 THEN j.failures
+            WHEN made.progress > j.progress THEN 1 ELSE j.failures + 1 END AS failures
     ) f
     WHERE j.id = $1
 )

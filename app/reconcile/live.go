@@ -21,8 +21,8 @@ const (
 // ErrUnavailable answers an event that neither Redis nor, within its bound, Postgres has taken. It is to be sent again.
 var ErrUnavailable = errors.New("neither the buffer nor the database takes the event now")
 
-// liveBuffers are where live events wait. They are several, so that on a Cluster they are on several nodes. The first one
-// has the name that it had when it was alone.
+// liveBuffers are where live events wait. They are several, so that on a Cluster they are on several nodes. The first
+// one has the name that it had when it was alone.
 var liveBuffers = []string{"live", "live/1", "live/2", "live/3"}
 
 func isLive(buffer string) bool { return slices.Contains(liveBuffers, buffer) }

@@ -19,7 +19,7 @@ var (
 	findSQL        = query("find")
 	markOneSQL     = query("mark_one")
 	markSQL        = query("mark")
-	markAllSQL   = query("mark_all")
+	markAllSQL     = query("mark_all")
 	turnSQL        = query("turn")
 	finishSQL      = query("finish")
 	changesSQL     = query("changes")

@@ -35,7 +35,7 @@ func TestRanges_SeveralWorkers(t *testing.T) {
 	job := s.job(t, id)
 	require.Equal(t, reconcile.Running, job.State)
 	require.EqualValues(t, last, job.Total)
-	require.EqualValues(t, s.marked(t), job.Counts.Reconciled)
+	require.Equal(t, s.marked(t), job.Counts.Reconciled)
 	release()
 	job = s.over(t, id)
 	require.Equal(t, reconcile.Done, job.State, job.Err)

@@ -14,15 +14,15 @@
 // Live events can be lost by Redis, see package buffer; a run that is started from time to time marks what was lost,
 // see Options.Every.
 //
-// A run is cut into ranges of at most 25,000 pending payments. Each range is a row with an owner and an epoch, which the
-// transaction that marks locks first: the fencing token of M. Kleppmann, "How to do distributed locking" (2016), checked
-// by the database that it protects. One process leads a run; the others take ranges that have no owner.
+// A run is cut into ranges of at most 25,000 pending payments. Each range is a row with an owner and an epoch, which
+// the transaction that marks locks first: the fencing token of M. Kleppmann, "How to do distributed locking" (2016),
+// checked by the database that it protects. One process leads a run; the others take ranges that have no owner.
 //
-// How it fails. A run whose lead dies is taken over by another process within seconds; one whose lead leaves in order is
-// free at once. A run that has failed five times in succession without progress says so and why. With Redis away, full or read-only,
-// payments are marked in Postgres directly, which is slower and counted; live events are marked directly only a few at
-// a time, and beyond that refused with ErrUnavailable. With Postgres away, events wait in Redis, and runs wait to be
-// taken up again.
+// How it fails. A run whose lead dies is taken over by another process within seconds; one whose lead leaves in order
+// is free at once. A run that has failed five times in succession without progress says so and why. With Redis away, full
+// or read-only, payments are marked in Postgres directly, which is slower and counted; live events are marked directly
+// only a few calls at a time, and beyond that refused with ErrUnavailable. With Postgres away, events wait in Redis, up
+// to Options.BufferSize, and runs wait to be taken up again.
 package reconcile
 
 import (

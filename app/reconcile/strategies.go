@@ -59,7 +59,7 @@ func (w *worker) reconcile(ctx context.Context, in idRange) error {
 	return nil
 }
 
-// byStrategy goes through a range once. Those that mark row by row return their last page, which is still to be counted.
+// byStrategy goes through a range once. Those that mark row by row return their last page, which is not counted yet.
 func (w *worker) byStrategy(ctx context.Context, in idRange) (last *pageCount, err error) {
 	switch w.job.Strategy {
 	case NPlusOne:

@@ -47,7 +47,7 @@ const (
 	MetricPayments = "reconcile.payments"
 )
 
-// The spans, each the root of a trace: one attempt at a run, the part in it of a worker that does not lead, and one page.
+// The spans, each the root of a trace: one attempt at a run, what another worker does for it, and one page.
 const (
 	SpanJob  = "reconcile.job"
 	SpanHelp = "reconcile.help"

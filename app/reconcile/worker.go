@@ -138,7 +138,7 @@ func (r *Reconciler) help(ctx context.Context, id uuid.UUID, own *roundtrips.Tal
 	defer cancel()
 	defer context.AfterFunc(w.life, cancel)()
 	// Its ranges are free from now on. If this fails, they are when it has been silent for long enough.
-	_, e := w.beat(bounded, w.db, 0)
+	e := w.beat(bounded, w.db, 0)
 	if err = errors.Join(err, e); err != nil && ctx.Err() == nil {
 		span.RecordError(err)
 		if !errors.Is(err, errCancelled) && !errors.Is(err, errReplaced) {
@@ -188,7 +188,7 @@ func (w *worker) keepAlive(ctx context.Context, stop context.CancelCauseFunc) {
 			link, err = w.db.connect(bounded)
 		}
 		if err == nil {
-			_, err = w.beat(bounded, link, w.options.Silence)
+			err = w.beat(bounded, link, w.options.Silence)
 		}
 		cancel()
 		switch {
@@ -207,9 +207,8 @@ func (w *worker) keepAlive(ctx context.Context, stop context.CancelCauseFunc) {
 	}
 }
 
-// beat brings the worker's row up to date, and the run's where it leads: errCancelled, errReplaced. It returns how much
-// of the run all workers have looked at.
-func (w *worker) beat(ctx context.Context, c conn, silence time.Duration) (examined int64, err error) {
+// beat brings the worker's row up to date, and the run's where it leads: errCancelled, errReplaced.
+func (w *worker) beat(ctx context.Context, c conn, silence time.Duration) error {
 	const beat = `-- name: reconcile_beat
 WITH worker AS (
     UPDATE reconcile_workers
@@ -225,15 +224,16 @@ FROM reconcile_jobs WHERE id = $1`
 	r := w.report()
 	var state State
 	var lead uuid.NullUUID
-	err = c.QueryRow(ctx, beat, w.job.ID, w.id, silence, r.n, r.examined, r.degraded, r.seconds, r.dbTrips,
+	var examined int64 // by all workers, without this one's range
+	err := c.QueryRow(ctx, beat, w.job.ID, w.id, silence, r.n, r.examined, r.degraded, r.seconds, r.dbTrips,
 		r.redisTrips, r.ownTrips).Scan(&state, &lead, &examined)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), err == nil && state.Over(), err == nil && w.leads && lead.UUID != w.id:
-		return 0, errReplaced
+		return errReplaced
 	case err != nil:
-		return 0, err
+		return err
 	case state == Cancelling:
-		return 0, errCancelled
+		return errCancelled
 	}
 	w.progress.mu.Lock()
 	defer w.progress.mu.Unlock()
@@ -241,7 +241,7 @@ FROM reconcile_jobs WHERE id = $1`
 		w.progress.base = examined
 		w.show()
 	}
-	return examined, nil
+	return nil
 }
 
 // jittered spreads what several processes do at the same interval.

@@ -1,6 +1,7 @@
 package servicetest
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -38,7 +39,7 @@ func (h *Host) serve() {
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", h.target)
+		server, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", h.target)
 		if err != nil {
 			_ = client.Close()
 			continue

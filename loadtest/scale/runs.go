@@ -20,8 +20,8 @@ func (b *bench) measureRuns(ctx context.Context, sizes []int) error {
 	if len(sizes) == 0 {
 		return nil
 	}
-	fmt.Println("| payments | seconds | µs a payment | DB round-trips | Redis round-trips | Redis, peak MB | app, peak MB " +
-		"| longest transaction, s | slowest live event, ms |")
+	fmt.Println("| payments | seconds | µs a payment | DB round-trips | Redis round-trips | Redis, peak MB " +
+		"| app, peak MB | longest transaction, s | slowest live event, ms |")
 	fmt.Println("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
 	var first, last float64
 	for _, payments := range sizes {
