@@ -79,7 +79,8 @@ type database struct {
 	DirectURL string `env:"DATABASE_DIRECT_URL"`
 
 	// DATABASE_MAX_CONNS bounds the pool of one replica. More connections do not make two cores faster: a stampede that
-	// finds a wide pool only waits inside Postgres instead of in front of it.
+	// finds a wide pool only waits inside Postgres instead of in front of it. While a replica works on a run it has one
+	// more, for its heartbeats.
 	MaxConns int32 `env:"DATABASE_MAX_CONNS" envDefault:"8"`
 
 	// DATABASE_ACQUIRE_TIMEOUT bounds the wait for a free connection; past it the request is shed with 503.

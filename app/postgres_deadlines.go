@@ -35,8 +35,8 @@ func (d *deadlines) start(ctx context.Context) context.Context {
 	return context.WithValue(bounded, deadlineKey{}, deadline{ctx, bounded, cancel})
 }
 
-// end replaces the idle connections when a statement was not answered, because they may lead to the same dead server: at
-// most once in that time, because it may also be only slow.
+// end replaces the idle connections when a statement was not answered, because they may lead to the same dead server:
+// at most once in that time, because it may also be only slow.
 func (d *deadlines) end(ctx context.Context, err error) {
 	this, is := ctx.Value(deadlineKey{}).(deadline)
 	if !is {

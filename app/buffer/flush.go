@@ -219,7 +219,9 @@ func (b *Buffers[ID]) commit(ctx context.Context, all []*flushing[ID]) (Flushed,
 	return done, err
 }
 
-func (b *Buffers[ID]) record(ctx context.Context, tx pgx.Tx, all []*flushing[ID]) (fresh map[uuid.UUID]bool, err error) {
+func (b *Buffers[ID]) record(
+	ctx context.Context, tx pgx.Tx, all []*flushing[ID],
+) (fresh map[uuid.UUID]bool, err error) {
 	var ids []uuid.UUID
 	var names []string
 	var items []int32

@@ -49,7 +49,8 @@ func TestAdd_AgainMakesAnotherGeneration(t *testing.T) {
 	l.holds(t, 1, 1_000)
 }
 
-// A buffer that holds as much as it may refuses more, so that it does not push others out of Redis, until it is flushed.
+// A buffer that holds as much as it may refuses more, so that it does not push others out of Redis, until it is
+// flushed.
 func TestAdd_Full(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		const payments = 5_000

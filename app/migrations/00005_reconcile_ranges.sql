@@ -94,9 +94,9 @@ CREATE TABLE reconcile_workers (
 );
 CREATE INDEX reconcile_workers_run ON reconcile_workers (run);
 
--- A part of a run: the payments after the one and up to the other. A transaction that marks payments for a run locks the
--- row of its range first, and adds what it has marked. When a range changes hands its epoch grows, so a transaction of
--- the worker before fails: see reconcile_fence.
+-- A part of a run: the payments after the one and up to the other. A transaction that marks payments for a run locks
+-- the row of its range first, and adds what it has marked. When a range changes hands its epoch grows, so a transaction
+-- of the worker before fails: see reconcile_fence.
 CREATE TABLE reconcile_ranges (
     run             uuid   NOT NULL REFERENCES reconcile_jobs ON DELETE CASCADE,
     n               int    NOT NULL,
@@ -207,8 +207,8 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- What the service does from time to time, on whichever replica finds it due first, and when it was done last. The first
--- run is due as long after this migration as any other after the one before.
+-- What the service does from time to time, on whichever replica finds it due first, and when it was done last. The
+-- first run is due as long after this migration as any other after the one before.
 CREATE TABLE maintenance (
     task text        PRIMARY KEY,
     done timestamptz NOT NULL DEFAULT now()

@@ -13,8 +13,8 @@ import (
 const settle = `INSERT INTO settlements (reference, amount_minor, currency)
 	SELECT reference, amount_minor, currency FROM payments WHERE id = $1`
 
-// Settlements go on arriving while a run goes on, as from a bank's file that is being loaded. The run ends all the same,
-// and has marked whatever was settled before it began.
+// Settlements go on arriving while a run goes on, as from a bank's file that is being loaded. The run ends all the
+// same, and has marked whatever was settled before it began.
 func TestPromise_SettlementsArriveDuringARun(t *testing.T) {
 	t.Parallel()
 	for name, pause := range map[string]time.Duration{"50 a second": 20 * time.Millisecond, "as fast as they can": 0} {
@@ -83,8 +83,8 @@ func TestPromise_ASettlementIsCommittedDuringARun(t *testing.T) {
 	})
 }
 
-// A database that was restored from a dump has transaction numbers that are still to come. Its settlements are of before
-// the run: what Redis loses of them is found.
+// A database that was restored from a dump has transaction numbers that are still to come. Its settlements are of
+// before the run: what Redis loses of them is found.
 func TestPromise_AfterARestore(t *testing.T) {
 	t.Parallel()
 	s := newStores(t)

@@ -24,8 +24,8 @@ var (
 )
 
 // Replicas reconcile while they are paused, killed and rolled, Redis forgets everything, runs are cancelled, payments
-// come, and the bank settles, corrects and deletes, by a schedule that follows from a seed. What happens then depends on
-// the machine, too, so that a seed that failed may need several runs:
+// come, and the bank settles, corrects and deletes, by a schedule that follows from a seed. What happens then depends
+// on the machine, too, so that a seed that failed may need several runs:
 //
 //	go test ./app/reconcile -run TestRandomSchedule -seed 7 -count 10
 //	go test ./app/reconcile -run TestRandomSchedule -seeds 100
@@ -169,8 +169,8 @@ func (s *schedule) settle() {
 }
 
 func (s *schedule) correct() {
-	s.bank("UPDATE settlements SET amount_minor = amount_minor + 1 WHERE reference IN ($1::bigint::text, $2::bigint::text)",
-		s.any(), s.any())
+	s.bank(`UPDATE settlements SET amount_minor = amount_minor + 1
+		WHERE reference IN ($1::bigint::text, $2::bigint::text)`, s.any(), s.any())
 }
 
 func (s *schedule) delete() {

@@ -19,10 +19,10 @@
 // checked by the database that it protects. One process leads a run; the others take ranges that have no owner.
 //
 // How it fails. A run whose lead dies is taken over by another process within seconds; one whose lead leaves in order
-// is free at once. A run that has failed five times in succession without progress says so and why. With Redis away, full
-// or read-only, payments are marked in Postgres directly, which is slower and counted; live events are marked directly
-// only a few calls at a time, and beyond that refused with ErrUnavailable. With Postgres away, events wait in Redis, up
-// to Options.BufferSize, and runs wait to be taken up again.
+// is free at once. A run that has failed five times in succession without progress says so and why. With Redis away,
+// full or read-only, payments are marked in Postgres directly, which is slower and counted; live events are marked
+// directly only a few calls at a time, and beyond that refused with ErrUnavailable. With Postgres away, events wait in
+// Redis, up to Options.BufferSize, and runs wait to be taken up again.
 package reconcile
 
 import (

@@ -22,7 +22,8 @@ func TestSchedule_TheFirstRun(t *testing.T) {
 	require.Greater(t, time.Since(began), 2*time.Second)
 }
 
-// Runs that give no guarantee do not put off the one that does: those with a limit, those that failed or were cancelled.
+// Runs that give no guarantee do not put off the one that does: those with a limit, those that failed or were
+// cancelled.
 func TestSchedule_OnlyACompleteRunCounts(t *testing.T) {
 	t.Parallel()
 	s := newStores(t)

@@ -15,8 +15,8 @@ import (
 	"nervous/app/roundtrips"
 )
 
-// worker is this process's part in a run. One worker leads the run: it examines what has changed, cuts the ranges, works
-// on them, and ends the run. The others only work on ranges.
+// worker is this process's part in a run. One worker leads the run: it examines what has changed, cuts the ranges,
+// works on them, and ends the run. The others only work on ranges.
 type worker struct {
 	*Reconciler
 	id    uuid.UUID
@@ -183,13 +183,14 @@ func (w *worker) keepAlive(ctx context.Context, stop context.CancelCauseFunc) {
 		case <-again.C:
 		}
 		bounded, cancel := context.WithTimeout(w.bookkeeping(ctx), w.options.Silence/2)
-		var err error
 		if link == nil {
-			link, err = w.db.connect(bounded)
+			link, _ = w.db.connect(bounded)
 		}
-		if err == nil {
-			err = w.beat(bounded, link, w.options.Silence)
+		through := conn(w.db) // where no connection more is to be had
+		if link != nil {
+			through = link
 		}
+		err := w.beat(bounded, through, w.options.Silence)
 		cancel()
 		switch {
 		case err == nil:

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Host is the address of a server that can fail over silently: connections of before stay open and nothing comes back on
-// them, new ones reach the successor.
+// Host is the address of a server that can fail over silently: connections of before stay open and nothing comes back
+// on them, new ones reach the successor.
 type Host struct {
 	listener net.Listener
 	target   string

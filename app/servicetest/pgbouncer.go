@@ -18,9 +18,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PgBouncer starts a private PgBouncer in transaction mode before the server of the database, and returns the database's
-// URL through it. It has two connections to the server, so that a session's state is soon another client's. Settings are
-// added to those of its section [pgbouncer].
+// PgBouncer starts a private PgBouncer in transaction mode before the server of the database, and returns the
+// database's URL through it. It has two connections to the server, so that a session's state is soon another client's.
+// Settings are added to those of its section [pgbouncer].
 func PgBouncer(t testing.TB, databaseURL string, settings map[string]string) (throughIt string) {
 	t.Helper()
 	u, err := url.Parse(databaseURL)

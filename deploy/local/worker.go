@@ -40,8 +40,8 @@ type job struct {
 func (j job) over() bool { return j.State != "running" && j.State != "cancelling" }
 
 // killTheWorker starts a buffered job, kills the replica that does it as soon as half of its first range is in Redis,
-// and asks Postgres what became of the payments once another has done the rest. It returns nil when there is no middle to be found:
-// with few payments the job is over at once.
+// and asks Postgres what became of the payments once another has done the rest. It returns nil when there is no middle
+// to be found: with few payments the job is over at once.
 func (d *deployment) killTheWorker(ctx context.Context) (*handover, error) {
 	memory, err := redis.ParseURL(d.redisURL)
 	if err != nil {

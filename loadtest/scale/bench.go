@@ -114,7 +114,8 @@ func (b *bench) load(ctx context.Context, payments int) error {
 		fmt.Sprintf(`INSERT INTO payments (id, reference, amount_minor, currency)
 			SELECT n, 'PAY-' || lpad(n::text, 8, '0'), 100 + n, 'EUR' FROM generate_series(1, %d) n`, payments),
 		fmt.Sprintf(`INSERT INTO settlements (reference, amount_minor, currency)
-			SELECT 'PAY-' || lpad(n::text, 8, '0'), 100 + n, 'EUR' FROM generate_series(1, %d) n WHERE n %% 100 <> 80`, payments),
+			SELECT 'PAY-' || lpad(n::text, 8, '0'), 100 + n, 'EUR' FROM generate_series(1, %d) n
+			WHERE n %% 100 <> 80`, payments),
 		"VACUUM (ANALYZE) payments, settlements",
 		"CHECKPOINT",
 	} {

@@ -50,7 +50,8 @@ func (b *bench) measureLive(ctx context.Context, payments int) error {
 		return err
 	}
 	defer b.stopApp()
-	fmt.Printf("\n| live events a second | for s | sent | DB round-trips a second | oldest event, s | bound that broke |\n")
+	fmt.Println("\n| live events a second | for s | sent | DB round-trips a second | oldest event, s " +
+		"| bound that broke |")
 	fmt.Println("|---:|---:|---:|---:|---:|---|")
 	first, good := 1, 0
 	for _, rate := range rates {

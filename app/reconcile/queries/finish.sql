@@ -1,7 +1,7 @@
 -- name: reconcile_finish
--- Ends a range ($1, $2: run and range) unless it has a payment that is pending and agrees with a settlement of before the
--- run; returns how many it has. With $3 it ends all the same, and counts them as late. A settlement whose transaction is
--- still to come is from a database that was restored into this one: it is of before.
+-- Ends a range ($1, $2: run and range) unless it has a payment that is pending and agrees with a settlement of before
+-- the run; returns how many it has. With $3 it ends all the same, and counts them as late. A settlement whose
+-- transaction is still to come is from a database that was restored into this one: it is of before.
 WITH pending AS (
     SELECT CASE WHEN s.reference IS NULL             THEN 'missing'
                 WHEN s.currency <> p.currency         THEN 'currency'
@@ -15,7 +15,8 @@ WITH pending AS (
     LEFT JOIN LATERAL (SELECT * FROM settlements WHERE reference = p.reference LIMIT 1) s ON true
     WHERE j.id = $1
 ), counts AS (
-    SELECT count(*) FILTER (WHERE finding = 'missing') AS missing, count(*) FILTER (WHERE finding = 'currency') AS currency,
+    SELECT count(*) FILTER (WHERE finding = 'missing') AS missing,
+        count(*) FILTER (WHERE finding = 'currency') AS currency,
         count(*) FILTER (WHERE finding = 'amount') AS amount, count(*) FILTER (WHERE finding = 'late') AS late,
         count(*) FILTER (WHERE finding = 'left') AS remaining
     FROM pending

@@ -1,8 +1,8 @@
 -- name: reconcile_mark
--- Marks those of the given payments that are pending and agree, for a run ($2, $3: run and range, whose count it raises)
--- or for a live event (both null). The comparison is under locks: a row that another transaction changes is compared
--- again when that has ended. All markers lock in the order of ids, so two of them cannot deadlock. The ids are a table to
--- the planner, because it takes 50 ms to plan an = ANY of 50,000.
+-- Marks those of the given payments that are pending and agree, for a run ($2, $3: run and range, whose count it
+-- raises) or for a live event (both null). The comparison is under locks: a row that another transaction changes is
+-- compared again when that has ended. All markers lock in the order of ids, so two of them cannot deadlock. The ids are
+-- a table to the planner, because it takes 50 ms to plan an = ANY of 50,000.
 WITH agreed AS MATERIALIZED (
     SELECT p.id
     FROM unnest($1::bigint[]) AS given (id)
