@@ -267,19 +267,22 @@ type leads struct {
 	from, kind string
 	to         []string
 	right      func(e export, from, to otlp.Span) bool
+	// maybe there is none: a second process takes part in a run only where the first one is slow.
+	maybe bool
 }
 
 // everyKind of link that there is.
 var everyKind = []leads{
-	{"cache.get", "producer", []string{"cache.fill"}, export.producedIts},
-	{"cache.get", "holder", []string{"cache.get", "cache.refresh"}, export.workedMeanwhile},
-	{"cache.refresh", "cause", []string{"cache.get"}, export.beganRefresh},
-	{"cache.refresh", "holder", []string{"cache.get", "cache.refresh"}, export.workedMeanwhile},
-	{"buffer.flush", "producer", []string{"reconcile.page", "POST /payments/:id/settled"}, export.filledIt},
-	{"buffer.flush", "cause", []string{"reconcile.job"}, export.goesOnMeanwhile},
-	{"reconcile.page", "job", []string{"reconcile.job"}, export.goesOnMeanwhile},
-	{"reconcile.job", "cause", []string{"POST /reconcile"}, export.askedForIt},
-	{"reconcile.job", "first_attempt", []string{killedSpan}, export.beganRun},
+	{"cache.get", "producer", []string{"cache.fill"}, export.producedIts, false},
+	{"cache.get", "holder", []string{"cache.get", "cache.refresh"}, export.workedMeanwhile, false},
+	{"cache.refresh", "cause", []string{"cache.get"}, export.beganRefresh, false},
+	{"cache.refresh", "holder", []string{"cache.get", "cache.refresh"}, export.workedMeanwhile, false},
+	{"buffer.flush", "producer", []string{"reconcile.page", "POST /payments/:id/settled"}, export.filledIt, false},
+	{"buffer.flush", "cause", []string{"reconcile.job", "reconcile.help"}, export.goesOnMeanwhile, false},
+	{"reconcile.page", "job", []string{"reconcile.job", "reconcile.help"}, export.goesOnMeanwhile, false},
+	{"reconcile.help", "job", []string{"reconcile.job"}, export.goesOnMeanwhile, true},
+	{"reconcile.job", "cause", []string{"POST /reconcile"}, export.askedForIt, false},
+	{"reconcile.job", "first_attempt", []string{killedSpan}, export.beganRun, false},
 }
 
 func (e export) everyLinkLeadsToTheRightSpan(t *testing.T) {
@@ -303,7 +306,7 @@ func (e export) everyLinkLeadsToTheRightSpan(t *testing.T) {
 	}
 	t.Log(met)
 	for _, kind := range everyKind {
-		require.Positive(t, met[kind.from+" "+kind.kind], "%s, %s", kind.from, kind.kind)
+		require.True(t, kind.maybe || met[kind.from+" "+kind.kind] > 0, "%s, %s", kind.from, kind.kind)
 	}
 	for _, kind := range []string{"cache.get producer", "cache.get holder", "reconcile.job first_attempt"} {
 		require.Positive(t, met[kind+" elsewhere"], kind)
@@ -393,7 +396,7 @@ func (e export) noLinkIsMissing(t *testing.T) {
 			if !slices.ContainsFunc(e.children[s.ID], func(c otlp.Span) bool { return c.Name == "cache.fill" }) {
 				due["holder"] = 1
 			}
-		case "reconcile.page":
+		case "reconcile.page", "reconcile.help":
 			due["job"] = 1
 		case "reconcile.job":
 			due["cause"] = 1

@@ -23,7 +23,7 @@ import (
 func sessionSettings(d database) map[string]string {
 	return map[string]string{
 		"statement_timeout": strconv.FormatInt(d.StatementTimeout.Milliseconds(), 10),
-		// A replica that stands still in a transaction, or whose network does, would hold up who marks payments, everywhere.
+		// A replica that stands still in a transaction, or whose network does, would hold up all other markers.
 		"idle_in_transaction_session_timeout": "5000",
 		// One query, one core: a service answers many at a time, and each that took all cores would starve the others.
 		"max_parallel_workers_per_gather": "0",
@@ -47,7 +47,7 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 		}
 		return errors.Join(trending.Prepare(ctx, conn), reconcile.Prepare(ctx, conn))
 	}
-	// The default pings a connection that was idle for a second, one more round-trip for whoever comes next. A look at
+	// The default pings a connection that was idle for a second, one more round-trip for the next request. A look at
 	// the socket, which costs none, finds those that the server has closed; only they are pinged, and so replaced.
 	c.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
 		//nolint:staticcheck // deprecated in favour of the very ping that is to be saved

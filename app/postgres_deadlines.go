@@ -15,7 +15,7 @@ const answerMargin = 5 * time.Second
 
 // deadlines bounds every statement in the client. The server bounds it as well, but one that has failed over without
 // closing connections says nothing any more, and without a deadline here a statement would wait for a quarter of an
-// hour. As a tracer it is around every statement, whoever sends it.
+// hour. As a tracer it is around every statement of the process.
 type deadlines struct {
 	within time.Duration
 	pool   atomic.Pointer[pgxpool.Pool]

@@ -93,7 +93,7 @@ func TestChanges_OfARepeatableReadTransaction(t *testing.T) {
 	s.consistent(t)
 }
 
-// Everyone can see how many reconciled payments disagree, until a run has reopened them.
+// A metric says how many reconciled payments disagree, until a run has reopened them.
 func TestChanges_Metrics(t *testing.T) {
 	t.Parallel()
 	s := newStores(t)

@@ -1,5 +1,6 @@
-// Scale measures what reconciling costs as the number of payments grows, and how many live events a second one replica
-// sustains. It starts a private Postgres, a private Redis and one replica of the service, and stops them at the end:
+// Command scale measures what reconciling costs as the number of payments grows, and how many live events a second one
+// replica sustains. It starts a private Postgres, a private Redis and one replica of the service, and stops them at the
+// end:
 //
 //	go run ./loadtest/scale                               a buffered run of 50,000, 500,000 and 5,000,000 payments
 //	go run ./loadtest/scale -runs 50000                   of fewer
