@@ -58,6 +58,7 @@ var ourMetrics = map[string]instrument{
 	buffer.MetricFlushItems:        {"{item}", "histogram"},
 	buffer.MetricFlushDuration:     {"s", "histogram"},
 	buffer.MetricFlushes:           {"{flush}", "counter"},
+	buffer.MetricDropped:           {"{item}", "counter"},
 	reconcile.MetricItems:          {"{payment}", "counter"},
 	reconcile.MetricProgress:       {"1", "gauge"},
 	reconcile.MetricDuration:       {"s", "histogram"},
@@ -67,6 +68,8 @@ var ourMetrics = map[string]instrument{
 	reconcile.MetricTakeovers:      {"{job}", "counter"},
 	reconcile.MetricEvents:         {"{event}", "counter"},
 	reconcile.MetricPayments:       {"{payment}", "gauge"},
+	reconcile.MetricReopened:       {"{payment}", "counter"},
+	reconcile.MetricDisagreeing:    {"{payment}", "gauge"},
 	ratelimit.MetricDecisions:      {"{decision}", "counter"},
 	ratelimit.MetricCheckDuration:  {"s", "histogram"},
 	ratelimit.MetricLimit:          {"{unit}", "gauge"},
@@ -186,7 +189,7 @@ func TestTelemetrySpeaksTheConventions(t *testing.T) {
 		// Nobody need wait, or be refused, in a run that goes well.
 		if !slices.Contains([]string{
 			cache.MetricRefused, cache.MetricLeaseWait, cache.MetricWaits, reconcile.MetricTakeovers,
-			telemetry.ConnectionWaits,
+			reconcile.MetricReopened, buffer.MetricDropped, telemetry.ConnectionWaits,
 		}, name) {
 			require.True(t, seen[name], "%s was not exported", name)
 		}

@@ -52,7 +52,10 @@ func (b *Buffers[ID]) legacyRound(ctx, work context.Context, continuous []string
 		}
 		old := b.openLegacy(name)
 		looked[old.keys.prefix] = true
-		holds, e := old.tend(work, true, Unowned, entry)
+		holds, e := old.Stats(work)
+		if e == nil {
+			e = old.tend(work, holds, true, Unowned, entry)
+		}
 		if old.due(holds) {
 			_, flushed := old.flushOpen(work)
 			e = errors.Join(e, flushed)

@@ -82,23 +82,32 @@ func (b *Buffers[ID]) round(ctx, work context.Context, continuous []string) erro
 		}
 	}
 	owned := b.ownership(work, listed, continuous)
+	buffers := make([]*Buffer[ID], 0, len(listed))
 	looked := map[string]bool{}
+	for name := range listed {
+		buf := b.Open(name)
+		buffers = append(buffers, buf)
+		looked[buf.keys.prefix] = true
+	}
+	all, errs := b.statsOf(work, buffers)
 	var open, due []*Buffer[ID]
-	for name, entry := range listed {
+	for i, buf := range buffers {
 		if ctx.Err() != nil {
 			return err
 		}
-		buf := b.Open(name)
-		looked[buf.keys.prefix] = true
-		holds, e := buf.tend(work, slices.Contains(continuous, name), owned[name], entry)
+		if errs[i] != nil {
+			err = errors.Join(err, fmt.Errorf("buffer %s: stats: %w", buf.keys.member, errs[i]))
+			continue
+		}
+		holds, own := all[i], slices.Contains(continuous, buf.name)
+		err = errors.Join(err, buf.tend(work, holds, own, owned[buf.name], listed[buf.name]))
 		switch {
-		case !slices.Contains(continuous, name), holds.Open == 0:
+		case !own || holds.Open == 0:
 		case buf.due(holds):
 			due = append(due, buf)
 		case holds.Generations == 0:
 			open = append(open, buf)
 		}
-		err = errors.Join(err, e)
 	}
 	b.unsee(false, looked)
 	if len(due) > 0 { // one transaction takes what others have as well
@@ -126,14 +135,10 @@ func (b *Buffers[ID]) restore(ctx context.Context, listed map[string]indexEntry)
 	return err
 }
 
-// tend recovers what flushers that are gone have left of a buffer, and returns what it held before.
+// tend recovers what flushers that are gone have left of a buffer, as far as it is Run's to do.
 func (b *Buffer[ID]) tend(
-	ctx context.Context, continuous bool, owned Ownership, listed indexEntry,
-) (holds Stats, err error) {
-	holds, err = b.Stats(ctx)
-	if err != nil {
-		return Stats{}, err
-	}
+	ctx context.Context, holds Stats, continuous bool, owned Ownership, listed indexEntry,
+) (err error) {
 	b.saw(holds)
 	if left := b.options.FlushAge - holds.openAge; continuous && left > 0 && holds.Open > 0 {
 		b.soon = min(b.soon, left+jittered(left/16)) // the next look is when that is due
@@ -148,7 +153,7 @@ func (b *Buffer[ID]) tend(
 	case owned == Unowned && holds.Generations > 0:
 		_, _, err = b.recover(ctx)
 	}
-	return holds, err
+	return err
 }
 
 // due says whether it is time to cut. While a generation waits, size counts, and age only when it exceeds the time that

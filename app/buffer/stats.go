@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,40 +32,65 @@ func (b *Buffer[ID]) Stats(ctx context.Context) (Stats, error) {
 }
 
 func (b *Buffer[ID]) stats(ctx context.Context) (Stats, error) {
-	var open *redis.IntCmd
-	var since *redis.StringCmd
-	var generations *redis.ZSliceCmd
-	_, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		open = pipe.SCard(ctx, b.keys.of("open"))
-		since = pipe.HGet(ctx, b.keys.of("open:manifest"), "since")
-		generations = pipe.ZRangeWithScores(ctx, b.keys.of("generations"), 0, -1)
-		return nil
-	})
-	if errors.Is(err, redis.Nil) { // nothing is open; the last reply may still be an error
-		err = generations.Err()
-	}
-	if err != nil {
-		return Stats{}, err
-	}
-	s := Stats{Open: open.Val(), Depth: open.Val(), Generations: len(generations.Val())}
-	if micros, err := since.Int64(); err == nil {
-		s.openAge = max(0, time.Since(time.UnixMicro(micros)))
-		s.OldestAge = s.openAge
-	}
-	if s.Generations == 0 {
-		return s, nil
-	}
-	s.OldestAge = max(0, time.Since(time.UnixMicro(int64(generations.Val()[0].Score))))
-	sizes, err := b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for _, g := range generations.Val() {
-			pipe.SCard(ctx, b.keys.of("gen:"+g.Member.(string)))
+	all, errs := b.statsOf(ctx, []*Buffer[ID]{b})
+	return all[0], errs[0]
+}
+
+// statsOf is Stats of several buffers, for as many round-trips as of one; on a Cluster to each node. Each buffer has an
+// error of its own.
+func (b *Buffers[ID]) statsOf(ctx context.Context, buffers []*Buffer[ID]) (all []Stats, errs []error) {
+	open := make([]*redis.IntCmd, len(buffers))
+	since := make([]*redis.StringCmd, len(buffers))
+	generations := make([]*redis.ZSliceCmd, len(buffers))
+	// Each command has its error.
+	_, _ = b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, of := range buffers {
+			open[i] = pipe.SCard(ctx, of.keys.of("open"))
+			since[i] = pipe.HGet(ctx, of.keys.of("open:manifest"), "since")
+			generations[i] = pipe.ZRangeWithScores(ctx, of.keys.of("generations"), 0, -1)
 		}
 		return nil
 	})
-	for _, size := range sizes {
-		s.Depth += size.(*redis.IntCmd).Val()
+	all, errs = make([]Stats, len(buffers)), make([]error, len(buffers))
+	sizes := make([][]*redis.IntCmd, len(buffers))
+	waiting := 0
+	for i := range buffers {
+		none := since[i].Err()
+		if errors.Is(none, redis.Nil) { // nothing is open
+			none = nil
+		}
+		if errs[i] = cmp.Or(open[i].Err(), none, generations[i].Err()); errs[i] != nil {
+			continue
+		}
+		s := &all[i]
+		*s = Stats{Open: open[i].Val(), Depth: open[i].Val(), Generations: len(generations[i].Val())}
+		if micros, err := since[i].Int64(); err == nil {
+			s.openAge = max(0, time.Since(time.UnixMicro(micros)))
+			s.OldestAge = s.openAge
+		}
+		if s.Generations > 0 {
+			s.OldestAge = max(0, time.Since(time.UnixMicro(int64(generations[i].Val()[0].Score))))
+		}
+		waiting += s.Generations
 	}
-	return s, err
+	if waiting == 0 {
+		return all, errs
+	}
+	_, _ = b.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, of := range buffers {
+			for _, g := range generations[i].Val() {
+				sizes[i] = append(sizes[i], pipe.SCard(ctx, of.keys.of("gen:"+g.Member.(string))))
+			}
+		}
+		return nil
+	})
+	for i := range buffers {
+		for _, size := range sizes[i] {
+			all[i].Depth += size.Val()
+			errs[i] = cmp.Or(errs[i], size.Err())
+		}
+	}
+	return all, errs
 }
 
 // seen is what Run saw last of a buffer.

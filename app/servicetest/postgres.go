@@ -192,12 +192,13 @@ func (s *PostgresServer) Gone() <-chan struct{} { return s.process.gone }
 // ErrNotInstalled is why a server could not be started on a machine that does not have it.
 var ErrNotInstalled = errors.New("not installed")
 
-// find looks for a server's program on PATH and where Debian and Homebrew keep Postgres apart from it.
+// find looks for a server's program on PATH, and where Debian and Homebrew keep servers apart from it.
 func find(program string) (string, error) {
 	if path, err := exec.LookPath(program); err == nil {
 		return path, nil
 	}
 	for _, place := range []string{
+		"/usr/sbin", // which PATH may lack where the user is not root
 		"/usr/lib/postgresql/*/bin",
 		"/opt/homebrew/opt/postgresql@*/bin",
 		"/usr/local/opt/postgresql@*/bin",
