@@ -446,7 +446,7 @@ var roots = []struct{ call, why string }{
 	{`reconcile_(look|take)`, "a worker looks for a run, and has a span once it has taken one"},
 	{`reconcile_(due|disagreeing|prune|prune_due)|buffer_prune`, "the schedule, which no request has asked for"},
 	{`ZRANGE|PIPELINE SCARD|PIPELINE \[SCARD HGET ZRANGE\]`, "is there anything to flush? Then that has a span"},
-	{`EVALSHA buffer\.(list|register|cut|claim|forget)`, "the flusher finds, claims and forgets buffers"},
+	{`EVALSHA buffer\.(list|register|cut|claim|forget|discard)`, "the flusher finds, claims and forgets buffers"},
 	{`EVALSHA cache\.register`, "a cache keeps its version registered"},
 	{`ZREM`, "a replica that ends takes itself off the list of those alive"},
 	{`ACQUIRE`, "any of these may have had to wait for a connection"},

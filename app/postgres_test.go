@@ -107,6 +107,7 @@ func TestPgBouncer_APausedMarker(t *testing.T) {
 	_, err = pool.Exec(bounded, "UPDATE payments SET amount_minor = 1 WHERE id = 70")
 	require.NoError(t, err)
 	t.Logf("the lock was held for %v", time.Since(began).Round(time.Millisecond))
+	require.Less(t, time.Since(began), 20*time.Second, "five, and what a busy machine adds")
 }
 
 // Behind a pooler `migrate` takes the direct way, and gives the service's role its settings.

@@ -127,9 +127,11 @@ type flushing[ID id] struct {
 	g     claimed
 	ids   []ID
 	begun time.Time
-	ctx   context.Context //nolint:containedctx // it has the flush's span
-	span  trace.Span
-	died  context.CancelFunc
+	// replayed says that it was recorded before.
+	replayed bool
+	ctx      context.Context //nolint:containedctx // it has the flush's span
+	span     trace.Span
+	died     context.CancelFunc
 }
 
 func (b *Buffer[ID]) beginFlush(ctx context.Context, g claimed) *flushing[ID] {
@@ -166,7 +168,7 @@ func (fl *flushing[ID]) acknowledge() {
 
 // record writes one row for each generation, and returns those that had none. A second flusher of the same generation
 // waits here for the first one's commit; all write them in the order of their ids, so that two cannot wait for each
-// other. A flusher that stands still in its transaction loses it after FlushTimeout, also behind a pooler, where a
+// other. A flusher that stands still in its transaction loses it after IdleTimeout, also behind a pooler, where a
 // session has no settings of its own.
 const record = `-- name: buffer_generation
 INSERT INTO buffer_generations (id, buffer, items)
@@ -189,7 +191,7 @@ func (b *Buffers[ID]) commit(ctx context.Context, all []*flushing[ID]) (Flushed,
 		var ids []ID
 		for _, fl := range all {
 			done.Items += int64(len(fl.ids))
-			if !fresh[fl.g.ID] {
+			if fl.replayed = !fresh[fl.g.ID]; fl.replayed {
 				done.Replayed++
 				continue
 			}
@@ -231,7 +233,7 @@ func (b *Buffers[ID]) record(
 		items = append(items, int32(len(fl.ids))) //nolint:gosec // a generation is bounded
 	}
 	rows, _ := tx.Query(ctx, record, ids, names, items,
-		strconv.FormatInt(b.options.FlushTimeout.Milliseconds(), 10)) // CollectRows returns the error
+		strconv.FormatInt(b.options.IdleTimeout.Milliseconds(), 10)) // CollectRows returns the error
 	recorded, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	fresh = map[uuid.UUID]bool{}
 	for _, id := range recorded {
@@ -287,6 +289,9 @@ func (b *Buffers[ID]) flushSome(ctx context.Context, due []*Buffer[ID]) (rest []
 	}
 	for _, fl := range all {
 		each := Flushed{Generations: 1, Items: fl.g.size, Applied: done.Applied * fl.g.size / max(done.Items, 1)}
+		if fl.replayed {
+			each = Flushed{Replayed: 1, Items: fl.g.size}
+		}
 		switch {
 		case err == nil:
 			fl.acknowledge()
@@ -304,11 +309,17 @@ func (b *Buffer[ID]) cutAndRead(ctx context.Context) (*flushing[ID], error) {
 	switch {
 	case errors.Is(err, errGone):
 		return nil, nil //nolint:nilnil // another process has it
+	case err != nil && ctx.Err() != nil:
+		b.release(ctx, g)
+		fallthrough
 	case err != nil:
 		return nil, fmt.Errorf("buffer %s: generation %s: %w", b.keys.member, g.ID, err)
 	}
 	fl := b.beginFlush(ctx, g)
 	if done, err := fl.read(); err != nil || done.Replayed > 0 {
+		if ctx.Err() != nil {
+			b.release(ctx, g)
+		}
 		fl.end(done, err)
 		return nil, err
 	}

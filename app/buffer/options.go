@@ -52,6 +52,10 @@ type Options[ID id] struct {
 	// FlushTimeout is the deadline of one flush. Defaults to 30 seconds.
 	FlushTimeout time.Duration
 
+	// IdleTimeout is how long a flusher may stand still in its transaction until Postgres ends that, and so how long one
+	// that is paused holds its locks. Defaults to FlushTimeout.
+	IdleTimeout time.Duration
+
 	// Lease is how long a flusher that died delays its generation. A living one extends its lease every third of it.
 	// Defaults to five seconds.
 	Lease time.Duration
@@ -100,6 +104,7 @@ func (o Options[ID]) withDefaults() Options[ID] {
 	defaultTo(&o.MaxItems, 1_000_000)
 	defaultTo(&o.FlushAge, time.Second)
 	defaultTo(&o.FlushTimeout, 30*time.Second)
+	defaultTo(&o.IdleTimeout, o.FlushTimeout)
 	defaultTo(&o.Lease, 5*time.Second)
 	defaultTo(&o.Producers, 32)
 	defaultTo(&o.forgetAfter, forgetAfter)
@@ -134,7 +139,7 @@ func (o Options[ID]) faults() (faults []string) {
 	for _, d := range []struct {
 		name  string
 		value time.Duration
-	}{{"FlushAge", o.FlushAge}, {"FlushTimeout", o.FlushTimeout}, {"Lease", o.Lease}} {
+	}{{"FlushAge", o.FlushAge}, {"FlushTimeout", o.FlushTimeout}, {"IdleTimeout", o.IdleTimeout}, {"Lease", o.Lease}} {
 		unless(d.value == 0 || d.value >= time.Millisecond,
 			"%s is %s and must be at least 1ms, or 0 for the default", d.name, d.value)
 	}

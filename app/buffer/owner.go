@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -34,13 +35,13 @@ func (b *Buffers[ID]) ownership(
 	}
 	var ask []string
 	for name, entry := range listed {
+		if slices.Contains(continuous, name) {
+			continue
+		}
 		of[name] = Owned
 		if entry.age >= b.options.orphanAfter {
 			ask = append(ask, name)
 		}
-	}
-	for _, name := range continuous {
-		of[name] = Unowned
 	}
 	if len(ask) == 0 || time.Since(b.asked) < b.options.orphanAfter {
 		return of
@@ -53,29 +54,22 @@ func (b *Buffers[ID]) ownership(
 		return of
 	}
 	for _, name := range ask {
-		if of[name] == Owned {
-			of[name] = answers[name]
-		}
+		of[name] = answers[name]
 	}
 	return of
 }
 
 // discard removes all ids of the buffer.
-func (b *Buffer[ID]) discard(ctx context.Context, holds Stats) error {
-	generations, err := b.waiting(ctx)
+func (b *Buffer[ID]) discard(ctx context.Context) error {
+	ids, err := discardScript.Run(ctx, b.rdb, []string{
+		b.keys.of("open"), b.keys.of("open:manifest"), b.keys.of("generations"), b.keys.of("held"),
+	}, b.keys.prefix).Int64()
 	if err != nil {
 		return fmt.Errorf("buffer %s: discard: %w", b.keys.member, err)
 	}
-	keys := []string{b.keys.of("open"), b.keys.of("open:manifest"), b.keys.of("generations"), b.keys.of("held")}
-	for _, id := range generations {
-		keys = append(keys, b.generationKey(id), b.manifestKey(id), b.leaseKey(id))
-	}
-	if err := b.rdb.Unlink(ctx, keys...).Err(); err != nil {
-		return fmt.Errorf("buffer %s: discard: %w", b.keys.member, err)
-	}
-	if holds.Depth > 0 {
-		b.tel.droppedIDs(ctx, b.label, holds.Depth)
-		slog.InfoContext(ctx, "a buffer without an owner was removed", "buffer", b.keys.member, "ids", holds.Depth)
+	if ids > 0 {
+		b.tel.droppedIDs(ctx, b.label, ids)
+		slog.InfoContext(ctx, "a buffer without an owner was removed", "buffer", b.keys.member, "ids", ids)
 	}
 	return nil
 }

@@ -149,7 +149,7 @@ func (b *Buffer[ID]) tend(
 			err = b.forget(ctx, listed)
 		}
 	case owned == Orphaned:
-		err = b.discard(ctx, holds)
+		err = b.discard(ctx)
 	case owned == Unowned && holds.Generations > 0:
 		_, _, err = b.recover(ctx)
 	}

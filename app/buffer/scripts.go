@@ -35,6 +35,9 @@ var listLua string
 //go:embed forget.lua
 var forgetLua string
 
+//go:embed discard.lua
+var discardLua string
+
 var (
 	addScript         = redis.NewScript(addLua)
 	cutScript         = redis.NewScript(cutLua)
@@ -45,6 +48,7 @@ var (
 	registerScript    = redis.NewScript(registerLua)
 	listScript        = redis.NewScript(listLua)
 	forgetScript      = redis.NewScript(forgetLua)
+	discardScript     = redis.NewScript(discardLua)
 )
 
 // Scripts returns the Lua scripts of this package by name, so that telemetry can name their calls, and so that a client
@@ -55,6 +59,7 @@ func Scripts() map[string]*redis.Script {
 		"buffer.add": addScript, "buffer.cut": cutScript, "buffer.claim": claimScript,
 		"buffer.extend": extendScript, "buffer.release": releaseScript, "buffer.acknowledge": acknowledgeScript,
 		"buffer.register": registerScript, "buffer.list": listScript, "buffer.forget": forgetScript,
+		"buffer.discard": discardScript,
 	}
 }
 
@@ -63,6 +68,7 @@ func LoadScripts(ctx context.Context, conn *redis.Conn) error {
 	_, err := conn.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for _, lua := range []string{
 			addLua, cutLua, claimLua, extendLua, releaseLua, acknowledgeLua, registerLua, listLua, forgetLua,
+			discardLua,
 		} {
 			pipe.ScriptLoad(ctx, lua)
 		}

@@ -24,6 +24,8 @@ type conn interface {
 const (
 	workTimeout   = 15 * time.Second
 	recordTimeout = 5 * time.Second
+	// idleTimeout is how long a transaction that marks may stand still; reconcile_fence has the same.
+	idleTimeout = 5 * time.Second
 	// endTimeout is longer: the end waits for the transactions that mark, and the server ends one that stands still
 	// after five seconds.
 	endTimeout = 10 * time.Second

@@ -138,6 +138,7 @@ func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
 		Lease:     o.BufferLease,
 
 		FlushTimeout: workTimeout,
+		IdleTimeout:  idleTimeout,
 		Label: func(name string) string {
 			if isLive(name) {
 				return "live"
