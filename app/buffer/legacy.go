@@ -3,6 +3,8 @@ package buffer
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -45,6 +47,12 @@ func (b *Buffers[ID]) legacyRound(ctx, work context.Context, continuous []string
 			listed[name] = indexEntry{}
 		}
 	}
+	owned := map[string]Ownership{}
+	if b.options.Ownership != nil && len(listed) > len(continuous) {
+		if owned, err = b.options.Ownership(work, slices.Collect(maps.Keys(listed))); err != nil {
+			return err
+		}
+	}
 	looked := map[string]bool{}
 	for name, entry := range listed {
 		if ctx.Err() != nil {
@@ -54,9 +62,9 @@ func (b *Buffers[ID]) legacyRound(ctx, work context.Context, continuous []string
 		looked[old.keys.prefix] = true
 		holds, e := old.Stats(work)
 		if e == nil {
-			e = old.tend(work, holds, true, Unowned, entry)
+			e = old.tend(work, holds, true, owned[name], entry)
 		}
-		if old.due(holds) {
+		if owned[name] == Unowned && old.due(holds) {
 			_, flushed := old.flushOpen(work)
 			e = errors.Join(e, flushed)
 		}

@@ -36,9 +36,10 @@ const progressSQL = `SELECT count(*) + count(*) FILTER (WHERE done) + coalesce(s
 
 // lead takes a run that has no lead and works on it to its end; false when another process was faster.
 func (r *Reconciler) lead(ctx context.Context, id uuid.UUID, own *roundtrips.Tally) (taken bool, err error) {
+	looking := ctx // its statement has no parent, because the span is exported only when the run was taken
 	ctx, span := r.tel.startJob(ctx)
 	w := &worker{Reconciler: r, id: uuid.New(), leads: true, own: own, begun: time.Now(), span: span}
-	err = r.db.within(w.bookkeeping(ctx), recordTimeout, func(ctx context.Context) (err error) {
+	err = r.db.within(w.bookkeeping(looking), recordTimeout, func(ctx context.Context) (err error) {
 		w.job, err = scanJob(r.db.QueryRow(ctx, takeSQL, id, w.id, r.options.Replica, r.options.Silence,
 			traceparent(span.SpanContext())))
 		return err

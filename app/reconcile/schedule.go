@@ -26,11 +26,11 @@ func (r *Reconciler) keepSchedule(ctx context.Context) {
 	if r.options.Every > 0 {
 		every = min(every, r.options.Every/10)
 	}
-	for {
+	for wait := time.Duration(0); ; wait = jittered(every) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(jittered(every)):
+		case <-time.After(wait):
 		}
 		work := withTally(ctx, "job bookkeeping", r.options.ByItself)
 		err := errors.Join(r.startDue(work), r.pruneDue(work), r.countDisagreeing(work))
