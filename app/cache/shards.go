@@ -189,9 +189,16 @@ func (s *shards) confirmed(f *shardFeed, channel string) {
 		s.forget(key) // messages about it may have been missed
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.byChannel[channel] == known && f.channels[channel] {
+	now := s.byChannel[channel]
+	if now == known && f.channels[channel] {
 		known.feed = f
+	}
+	if now == nil {
+		delete(f.channels, channel)
+	}
+	s.mu.Unlock()
+	if now == nil { // dropped since: drop did not know yet which feed to unsubscribe from
+		s.unsubscribe(f, channel)
 	}
 }
 
