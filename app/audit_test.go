@@ -96,7 +96,7 @@ func TestEveryCallIsTraced(t *testing.T) {
 		rows[row.Operation] = row
 	}
 	for _, operation := range []string{
-		"GET", "EVALSHA", "SADD", "SSCAN", "HELLO", "TopPosts", "Author", "Authors", "BEGIN", "COMMIT", "buffer_generation",
+		"GET", "EVALSHA", "SADD", "SSCAN", "TopPosts", "Author", "Authors", "BEGIN", "COMMIT", "buffer_generation",
 		"reconcile_page", "reconcile_find", "reconcile_mark_one", "reconcile_mark", "reconcile_mark_all",
 	} {
 		require.Positive(t, rows[operation].Server, operation)
