@@ -36,8 +36,9 @@ func wired(t *testing.T, proxy *servicetest.Proxy, pipelines int) redis.Universa
 
 // A new connection takes three round-trips until its first answer: 30 ms of a budget of 50. One that takes longer must
 // be open before: Run opens it.
+//
+//nolint:paralleltest // a budget of 50 ms is not kept beside other tests
 func TestLimiter_Check_AtADistanceSixteenCallersAreDecidedByRedis(t *testing.T) {
-	t.Parallel()
 	for name, c := range map[string]struct {
 		delay, budget time.Duration
 		pipelines     int // of scripts, for each new connection
@@ -48,7 +49,6 @@ func TestLimiter_Check_AtADistanceSixteenCallersAreDecidedByRedis(t *testing.T) 
 		"40 ms, cold pool": {40 * time.Millisecond, 200 * time.Millisecond, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			// On a busy machine a try may fail for want of a processor. One that succeeds shows what the limiter does.
 			for try := 1; ; try++ {
 				proxy := servicetest.NewProxy(t, servicetest.Redis(t).Addr())
@@ -67,7 +67,7 @@ func TestLimiter_Check_AtADistanceSixteenCallersAreDecidedByRedis(t *testing.T) 
 					require.Positive(t, later.checks.Load())
 					return
 				}
-				require.Less(t, try, 8, "no try was decided by Redis alone")
+				require.Less(t, try, 3, "no try was decided by Redis alone")
 			}
 		})
 	}
