@@ -100,16 +100,15 @@ func (p *pooler) between(ctx context.Context, c *pgx.ConnConfig) (bool, error) {
 	if p.known {
 		return p.there, nil
 	}
-	probe := c.Copy()
-	probe.Tracer, probe.AfterNetConnect = nil, nil // the audit compares what the pool does
-	conn, err := pgx.ConnectConfig(ctx, probe)
+	conn, err := pgx.ConnectConfig(ctx, c.Copy())
 	if err != nil {
 		return false, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	const probe = `-- name: pooler_probe
+SELECT pg_backend_pid()`
 	var server uint32
-	// The simple protocol prepares nothing.
-	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeSimpleProtocol).Scan(&server)
+	err = conn.QueryRow(ctx, probe, pgx.QueryExecModeSimpleProtocol).Scan(&server) // it prepares nothing
 	if err != nil {
 		return false, err
 	}
