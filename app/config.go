@@ -145,8 +145,8 @@ type reconcileConfig struct {
 	// RECONCILE_FLUSH_SIZE is how many live events are flushed at once even before that.
 	FlushSize int64 `env:"RECONCILE_FLUSH_SIZE" envDefault:"25000"`
 
-	// RECONCILE_BUFFER_SIZE is how many live events wait in Redis at most, about 45 bytes each. Beyond that, while
-	// Postgres is away for long, they are refused and counted, instead of taking all of Redis.
+	// RECONCILE_BUFFER_SIZE is how many live events wait in Redis at most, about 45 bytes each. Beyond that they are
+	// written to Postgres directly, a few calls at a time, or refused, and counted: a backlog must not take all of Redis.
 	BufferSize int64 `env:"RECONCILE_BUFFER_SIZE" envDefault:"1000000"`
 
 	// RECONCILE_COUNT_EVERY is how often all payments are counted for the dashboard, which reads the whole table. 0, the

@@ -2,9 +2,9 @@
 -- +goose Up
 
 -- What a run reads is proportional to what is pending, not to all payments there ever were. With this index an update
--- that marks a payment is no HOT update any more; measured, marking takes as long as with a narrow table of pending ids
--- beside the payments, which every insert would have to fill. Built beside the traffic, and again where it was
--- interrupted.
+-- that marks a payment is no HOT update any more. Marking took as long as with a narrow table of pending ids beside the
+-- payments at 50,000 and 500,000 payments; larger sizes were not compared on a quiet machine. The narrow table needs a
+-- trigger on every insert. The index is built beside the traffic, and again where it was interrupted.
 DROP INDEX IF EXISTS payments_pending;
 CREATE INDEX CONCURRENTLY payments_pending ON payments (id) WHERE status = 'pending';
 

@@ -56,7 +56,6 @@ type Job struct {
 	Err                   string
 	CreatedAt, FinishedAt time.Time
 
-	through      int64
 	cause, trace trace.SpanContext
 }
 
@@ -143,7 +142,7 @@ SELECT id FROM reconcile_jobs WHERE state IN ('running', 'cancelling')`
 const columns = `j.id, j.strategy, j.state, j.total, j.examined, j.reconciled, j.amount, j.currency, j.missing, j.late,
 	j.degraded, j.seconds, j.db_trips, j.redis_trips, j.own_trips,` + fixedColumns
 
-const fixedColumns = ` j.reopened, j.attempts, j.failures, j.replica, j.error, j.created_at, j.finished_at, j.through,
+const fixedColumns = ` j.reopened, j.attempts, j.failures, j.replica, j.error, j.created_at, j.finished_at,
 	j.cause, j.traceparent`
 
 // jobSQL is a run as it is now: while it goes on, the sums of its ranges and of its workers.
@@ -176,7 +175,7 @@ func scanJob(row pgx.Row) (Job, error) {
 	var cause, traceparent string
 	err := row.Scan(&j.ID, &j.Strategy, &j.State, &j.Total, &j.Examined, &j.Counts.Reconciled, &j.Counts.Amount,
 		&j.Counts.Currency, &j.Counts.Missing, &j.Counts.Late, &j.Degraded, &seconds, &j.DBTrips, &j.RedisTrips, &j.OwnTrips,
-		&j.Reopened, &j.Attempts, &j.Failures, &j.Replica, &j.Err, &j.CreatedAt, &finished, &j.through, &cause, &traceparent)
+		&j.Reopened, &j.Attempts, &j.Failures, &j.Replica, &j.Err, &j.CreatedAt, &finished, &cause, &traceparent)
 	if err != nil {
 		return Job{}, err
 	}

@@ -103,12 +103,15 @@ func (w *worker) attempt(ctx context.Context) error {
 var errGaveUp = errors.New("gave up")
 
 func (w *worker) total(ctx context.Context) (total int64, err error) {
-	const total_ = `-- name: reconcile_total
+	const read = `-- name: reconcile_total
 SELECT total FROM reconcile_jobs WHERE id = $1`
 	err = w.db.within(ctx, recordTimeout, func(ctx context.Context) error {
-		return w.db.QueryRow(ctx, total_, w.job.ID).Scan(&total)
+		return w.db.QueryRow(ctx, read, w.job.ID).Scan(&total)
 	})
-	return total, err
+	if err != nil {
+		return 0, fmt.Errorf("count the payments of run %s: %w", w.job.ID, err)
+	}
+	return total, nil
 }
 
 // end records how the run ended, or that it is free for another worker where it can go on.

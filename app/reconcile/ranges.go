@@ -64,7 +64,7 @@ SELECT count(*) FROM reconcile_ranges WHERE run = $1 AND NOT done`
 // bufferName is the name of the buffer in which a range collects.
 func (in idRange) bufferName() string { return fmt.Sprintf("%s/%d", in.run, in.n) }
 
-// runOf is the run that a buffer belongs to; releases without ranges named it by the run alone.
+// runOf returns the run that a buffer belongs to. Releases without ranges named the buffer by the run alone.
 func runOf(buffer string) (run uuid.UUID, is bool) {
 	if len(buffer) > 36 && buffer[36] == '/' {
 		buffer = buffer[:36]
@@ -79,24 +79,24 @@ type ownedRanges struct {
 	owned map[string]idRange
 }
 
-func (t *ownedRanges) own(in idRange) (disown func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.owned == nil {
-		t.owned = map[string]idRange{}
+func (r *ownedRanges) own(in idRange) (disown func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.owned == nil {
+		r.owned = map[string]idRange{}
 	}
-	t.owned[in.bufferName()] = in
+	r.owned[in.bufferName()] = in
 	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		delete(t.owned, in.bufferName())
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.owned, in.bufferName())
 	}
 }
 
-func (t *ownedRanges) of(buffer string) (in idRange, owned bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	in, owned = t.owned[buffer]
+func (r *ownedRanges) of(buffer string) (in idRange, owned bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	in, owned = r.owned[buffer]
 	return in, owned
 }
 

@@ -52,8 +52,8 @@ type Options struct {
 	FlushAge  time.Duration
 	FlushSize int64
 
-	// BufferSize is how many live events wait in Redis at most; beyond that they go to Postgres directly. A run's ranges
-	// are smaller. Defaults to 1,000,000.
+	// BufferSize is how many live events wait in Redis at most. Beyond that they are handled as when Redis is away:
+	// written to Postgres directly, a few calls at a time, or refused. A run's ranges are smaller. Defaults to 1,000,000.
 	BufferSize int64
 
 	// BufferLease is how long a flusher that died holds up its generation: see buffer.Options.

@@ -79,7 +79,7 @@ WHERE state IN ('running', 'cancelling') AND (silent_after <= now()
 	case leaderless:
 		return r.lead(ctx, id, roundtrips.From(own))
 	}
-	return r.help(ctx, id, roundtrips.From(own))
+	return false, r.help(ctx, id, roundtrips.From(own)) // the lead goes on; it is looked for again a moment later
 }
 
 // work does the work under a heartbeat, and returns why it has ended: nil when it is done.
@@ -122,16 +122,16 @@ func (w *worker) workOnRanges(ctx context.Context) error {
 func (w *worker) bookkeeping(ctx context.Context) context.Context { return roundtrips.With(ctx, w.own) }
 
 // help works on ranges of a run that another process leads.
-func (r *Reconciler) help(ctx context.Context, id uuid.UUID, own *roundtrips.Tally) (more bool, err error) {
+func (r *Reconciler) help(ctx context.Context, id uuid.UUID, own *roundtrips.Tally) (err error) {
 	ctx, span := r.tel.startHelp(ctx)
 	defer span.End()
 	w := &worker{Reconciler: r, id: uuid.New(), own: own, begun: time.Now(), span: span}
 	if w.job, err = r.Job(w.bookkeeping(ctx), id); err != nil {
-		return false, err
+		return err
 	}
 	r.tel.helped(w.job, span)
 	if err := w.register(w.bookkeeping(ctx)); err != nil {
-		return false, err
+		return err
 	}
 	err = w.work(ctx, w.workOnRanges)
 	bounded, cancel := context.WithTimeout(w.bookkeeping(context.WithoutCancel(ctx)), endTimeout)
@@ -142,10 +142,10 @@ func (r *Reconciler) help(ctx context.Context, id uuid.UUID, own *roundtrips.Tal
 	if err = errors.Join(err, e); err != nil && ctx.Err() == nil {
 		span.RecordError(err)
 		if !errors.Is(err, errCancelled) && !errors.Is(err, errReplaced) {
-			return false, fmt.Errorf("help with run %s: %w", id, err)
+			return fmt.Errorf("help with run %s: %w", id, err)
 		}
 	}
-	return false, nil // the lead goes on; it is looked for again a moment later
+	return nil
 }
 
 // register notes that this process works on the run.
@@ -186,7 +186,7 @@ func (w *worker) keepAlive(ctx context.Context, stop context.CancelCauseFunc) {
 		if link == nil {
 			link, _ = w.db.connect(bounded)
 		}
-		through := conn(w.db) // where no connection more is to be had
+		through := conn(w.db) // where Postgres allows no further connection
 		if link != nil {
 			through = link
 		}
