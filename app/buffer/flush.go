@@ -288,7 +288,8 @@ func (b *Buffers[ID]) flushSome(ctx context.Context, due []*Buffer[ID]) (rest []
 		b.options.reached(pointCommitted)
 	}
 	for _, fl := range all {
-		each := Flushed{Generations: 1, Items: fl.g.size, Applied: done.Applied * fl.g.size / max(done.Items, 1)}
+		// What was applied is known of the whole transaction only.
+		each := Flushed{Generations: 1, Items: fl.g.size, Applied: done.Applied}
 		if fl.replayed {
 			each = Flushed{Replayed: 1, Items: fl.g.size}
 		}
@@ -309,10 +310,10 @@ func (b *Buffer[ID]) cutAndRead(ctx context.Context) (*flushing[ID], error) {
 	switch {
 	case errors.Is(err, errGone):
 		return nil, nil //nolint:nilnil // another process has it
-	case err != nil && ctx.Err() != nil:
-		b.release(ctx, g)
-		fallthrough
 	case err != nil:
+		if ctx.Err() != nil {
+			b.release(ctx, g)
+		}
 		return nil, fmt.Errorf("buffer %s: generation %s: %w", b.keys.member, g.ID, err)
 	}
 	fl := b.beginFlush(ctx, g)

@@ -42,15 +42,15 @@ func (b *Buffers[ID]) legacyRound(ctx, work context.Context, continuous []string
 	if len(listed) == 0 {
 		b.legacyNext = time.Now().Add(jittered(legacyEvery))
 	}
+	owned := map[string]Ownership{}
+	if names := slices.Collect(maps.Keys(listed)); b.options.Ownership != nil && len(names) > 0 {
+		if owned, err = b.options.Ownership(work, names); err != nil {
+			return err
+		}
+	}
 	for _, name := range continuous {
 		if _, known := listed[name]; !known {
 			listed[name] = indexEntry{}
-		}
-	}
-	owned := map[string]Ownership{}
-	if b.options.Ownership != nil && len(listed) > len(continuous) {
-		if owned, err = b.options.Ownership(work, slices.Collect(maps.Keys(listed))); err != nil {
-			return err
 		}
 	}
 	looked := map[string]bool{}

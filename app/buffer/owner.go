@@ -23,6 +23,8 @@ const (
 	Orphaned
 )
 
+// orphanAfter is how long nothing was added to a buffer before Run asks which owner it has, and how often Run asks. So
+// a job that is collecting costs the database no query a second.
 const orphanAfter = 5 * time.Second
 
 // ownership returns what to do with each of the listed buffers that is not continuous.

@@ -96,7 +96,7 @@ func (b *Buffers[ID]) round(ctx, work context.Context, continuous []string) erro
 			return err
 		}
 		if errs[i] != nil {
-			err = errors.Join(err, fmt.Errorf("buffer %s: stats: %w", buf.keys.member, errs[i]))
+			err = errors.Join(err, errs[i])
 			continue
 		}
 		holds, own := all[i], slices.Contains(continuous, buf.name)

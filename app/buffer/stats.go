@@ -24,20 +24,12 @@ type Stats struct {
 
 // Stats asks Redis what the buffer holds: one round-trip, and a second one when there are generations.
 func (b *Buffer[ID]) Stats(ctx context.Context) (Stats, error) {
-	s, err := b.stats(ctx)
-	if err != nil {
-		return Stats{}, fmt.Errorf("buffer %s: stats: %w", b.keys.member, err)
-	}
-	return s, nil
-}
-
-func (b *Buffer[ID]) stats(ctx context.Context) (Stats, error) {
 	all, errs := b.statsOf(ctx, []*Buffer[ID]{b})
 	return all[0], errs[0]
 }
 
-// statsOf is Stats of several buffers, for as many round-trips as of one; on a Cluster to each node. Each buffer has an
-// error of its own.
+// statsOf asks for several buffers at once: as many round-trips as Stats makes for one, on a Cluster to each node. Each
+// buffer has an error of its own.
 func (b *Buffers[ID]) statsOf(ctx context.Context, buffers []*Buffer[ID]) (all []Stats, errs []error) {
 	open := make([]*redis.IntCmd, len(buffers))
 	since := make([]*redis.StringCmd, len(buffers))
@@ -54,12 +46,13 @@ func (b *Buffers[ID]) statsOf(ctx context.Context, buffers []*Buffer[ID]) (all [
 	all, errs = make([]Stats, len(buffers)), make([]error, len(buffers))
 	sizes := make([][]*redis.IntCmd, len(buffers))
 	waiting := 0
-	for i := range buffers {
+	for i, of := range buffers {
 		none := since[i].Err()
 		if errors.Is(none, redis.Nil) { // nothing is open
 			none = nil
 		}
-		if errs[i] = cmp.Or(open[i].Err(), none, generations[i].Err()); errs[i] != nil {
+		if err := cmp.Or(open[i].Err(), none, generations[i].Err()); err != nil {
+			errs[i] = fmt.Errorf("buffer %s: stats: %w", of.keys.member, err)
 			continue
 		}
 		s := &all[i]
@@ -84,10 +77,12 @@ func (b *Buffers[ID]) statsOf(ctx context.Context, buffers []*Buffer[ID]) (all [
 		}
 		return nil
 	})
-	for i := range buffers {
+	for i, of := range buffers {
 		for _, size := range sizes[i] {
 			all[i].Depth += size.Val()
-			errs[i] = cmp.Or(errs[i], size.Err())
+			if err := size.Err(); err != nil {
+				errs[i] = fmt.Errorf("buffer %s: stats: %w", of.keys.member, err)
+			}
 		}
 	}
 	return all, errs
