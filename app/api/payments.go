@@ -51,7 +51,8 @@ const (
 	maxBatchBytes = 32 << 10
 )
 
-// settledBatch answers POST /payments/settled: many events a request. All of them are accepted, or none.
+// settledBatch answers POST /payments/settled: many events a request. It accepts all of them or refuses the request;
+// after a refusal some may have been taken, so the caller sends all of them again.
 func (h reconcileHandler) settledBatch(c echo.Context) error {
 	var b batch
 	if err := decodeStrictly(c, maxBatchBytes, &b); err != nil && !errors.Is(err, io.EOF) {
