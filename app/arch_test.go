@@ -15,18 +15,19 @@ var allowed = map[string]struct {
 	imports []string
 	why     string
 }{
-	"cache":      {nil, "a mechanism: it knows go-redis and the OpenTelemetry API, and nothing of this service"},
-	"buffer":     {nil, "a mechanism: it knows go-redis, pgx and the OpenTelemetry API, and nothing of this service"},
-	"ratelimit":  {nil, "a mechanism: it knows go-redis and the OpenTelemetry API, and nothing of this service"},
-	"identity":   {nil, "who calls is known from the token alone, whatever else is down"},
-	"roundtrips": {nil, "a word that everybody may use must not depend on anybody"},
-	"migrations": {nil, "the schema is SQL, whoever asks for it"},
-	"seed":       {nil, "demo data depends on the schema, not on the code that reads it"},
-	"trending":   {[]string{"cache", "roundtrips"}, "the feature shows how to use the mechanism"},
-	"reconcile":  {[]string{"buffer", "roundtrips"}, "the feature shows how to use the mechanism"},
-	"telemetry":  {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
-	"redisurl":   {nil, "where Redis is depends on nothing but the URL"},
-	"audit":      {[]string{"redisurl", "roundtrips", "telemetry"}, "it compares telemetry with what servers counted"},
+	"cache":       {nil, "a mechanism: it knows go-redis and the OpenTelemetry API, and nothing of this service"},
+	"buffer":      {nil, "a mechanism: it knows go-redis, pgx and the OpenTelemetry API, and nothing of this service"},
+	"ratelimit":   {nil, "a mechanism: it knows go-redis and the OpenTelemetry API, and nothing of this service"},
+	"identity":    {nil, "who calls is known from the token alone, whatever else is down"},
+	"roundtrips":  {nil, "a word that everybody may use must not depend on anybody"},
+	"migrations":  {[]string{"postgresurl"}, "the schema is SQL, and depends on no feature"},
+	"seed":        {[]string{"postgresurl"}, "demo data depends on the schema, not on the code that reads it"},
+	"trending":    {[]string{"cache", "roundtrips"}, "the feature shows how to use the mechanism"},
+	"reconcile":   {[]string{"buffer", "roundtrips"}, "the feature shows how to use the mechanism"},
+	"telemetry":   {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
+	"redisurl":    {nil, "where Redis is depends on nothing but the URL"},
+	"postgresurl": {nil, "where Postgres is depends on nothing but the connection string"},
+	"audit":       {[]string{"postgresurl", "redisurl", "roundtrips", "telemetry"}, "it compares telemetry with what servers counted"},
 	"api": {
 		[]string{"cache", "identity", "ratelimit", "reconcile", "roundtrips", "trending"},
 		"it turns features and their accounts into HTTP",
@@ -38,8 +39,8 @@ var allowed = map[string]struct {
 	},
 	"": {
 		[]string{
-			"api", "audit", "buffer", "cache", "identity", "migrations", "ratelimit", "reconcile", "redisurl",
-			"roundtrips", "seed", "telemetry", "trending",
+			"api", "audit", "buffer", "cache", "identity", "migrations", "postgresurl", "ratelimit", "reconcile",
+			"redisurl", "roundtrips", "seed", "telemetry", "trending",
 		},
 		"main wires everything, and alone knows everybody",
 	},

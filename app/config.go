@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"nervous/app/identity"
+	"nervous/app/postgresurl"
 	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
 	"nervous/app/redisurl"
@@ -80,7 +80,7 @@ type database struct {
 
 	// DATABASE_MAX_CONNS bounds the pool of one replica. More connections do not make two cores faster: a stampede that
 	// finds a wide pool only waits inside Postgres instead of in front of it. While a replica works on a run it has one
-	// more, for its heartbeats.
+	// more, for its heartbeats. The parameter pool_max_conns of DATABASE_URL sets it too; this variable wins.
 	MaxConns int32 `env:"DATABASE_MAX_CONNS" envDefault:"8"`
 
 	// DATABASE_ACQUIRE_TIMEOUT bounds the wait for a free connection; past it the request is shed with 503.
@@ -316,8 +316,11 @@ func wholeSeconds(window time.Duration) bool {
 
 func (d *database) validate(f *faults) {
 	for variable, value := range map[string]string{"DATABASE_URL": d.URL, "DATABASE_DIRECT_URL": d.DirectURL} {
-		_, err := pgxpool.ParseConfig(value)
+		a, err := postgresurl.Parse(value)
 		f.unless(err == nil, variable, "is not a connection string: %v", err)
+		if variable == "DATABASE_URL" && err == nil && !f.given["DATABASE_MAX_CONNS"] && a.Has("pool_max_conns") {
+			d.MaxConns = a.Pool.MaxConns
+		}
 	}
 	f.unless(d.MaxConns >= 1, "DATABASE_MAX_CONNS", "must be at least 1")
 	f.unless(d.AcquireTimeout > 0, "DATABASE_ACQUIRE_TIMEOUT", "must be positive")
@@ -329,11 +332,11 @@ func (d *database) direct() string { return cmp.Or(d.DirectURL, d.URL) }
 
 // name is the database's; a URL without one means that of the user's name.
 func (d *database) name() string {
-	c, err := pgxpool.ParseConfig(d.URL)
+	c, err := postgresurl.Connection(d.URL)
 	if err != nil {
 		return "" // validate has refused it
 	}
-	return cmp.Or(c.ConnConfig.Database, c.ConnConfig.User)
+	return cmp.Or(c.Database, c.User)
 }
 
 func (r *redisStore) validate(f *faults) {

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"nervous/app/postgresurl"
 	"nervous/app/reconcile"
 	"nervous/app/telemetry"
 	"nervous/app/trending"
@@ -31,15 +32,16 @@ func sessionSettings(d database) map[string]string {
 }
 
 func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
-	c, err := pgxpool.ParseConfig(d.URL)
+	address, err := postgresurl.Parse(d.URL)
 	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+		return nil, fmt.Errorf("DATABASE_URL %w", err)
 	}
+	c := address.Pool
 	// A pool that is warm from the start and as wide as it may get: connecting is no part of any request.
 	c.MaxConns, c.MinConns = d.MaxConns, d.MaxConns
-	c.ConnConfig.RuntimeParams["application_name"] = "nervous"
+	named(c.ConnConfig, "nervous")
 	c.ConnConfig.DialFunc = dialer()
-	p := &pooler{settings: sessionSettings(d)}
+	p := &pooler{settings: sessionSettings(d), modeIsChosen: address.Has("default_query_exec_mode")}
 	c.BeforeConnect = p.beforeConnect
 	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		if conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
@@ -71,6 +73,8 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 // and prepares no named statements.
 type pooler struct {
 	settings map[string]string
+	// modeIsChosen: the connection string says how statements are sent, and that stays.
+	modeIsChosen bool
 
 	mu           sync.Mutex
 	known, there bool
@@ -83,7 +87,9 @@ func (p *pooler) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 		return err
 	}
 	if there {
-		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		if !p.modeIsChosen {
+			c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		}
 		return nil
 	}
 	for name, value := range p.settings {
@@ -114,6 +120,13 @@ SELECT pg_backend_pid()`
 	}
 	p.known, p.there = true, server != conn.PgConn().PID()
 	return p.there, nil
+}
+
+// named gives the sessions a name in pg_stat_activity, unless the connection string does.
+func named(c *pgx.ConnConfig, name string) {
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = name
+	}
 }
 
 // dialer gives up on a peer that has gone silently as soon as the system can tell.

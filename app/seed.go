@@ -16,6 +16,7 @@ func runSeed(ctx context.Context, p program, args []string) error {
 		scale, err = seed.ParseScale(name)
 		return err
 	})
+	replace := flags.Bool("replace", false, "delete rows in the demo's tables that no seed has written")
 	if flags.Parse(args) != nil || flags.NArg() > 0 {
 		return errUsage
 	}
@@ -23,5 +24,5 @@ func runSeed(ctx context.Context, p program, args []string) error {
 	if err != nil {
 		return err
 	}
-	return seed.Run(ctx, db.direct(), seed.Options{Scale: scale, Report: seed.Print(p.stdout)})
+	return seed.Run(ctx, db.direct(), seed.Options{Scale: scale, Replace: *replace, Report: seed.Print(p.stdout)})
 }

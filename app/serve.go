@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel"
 	"golang.org/x/sync/errgroup"
 
 	"nervous/app/telemetry"
@@ -36,7 +37,9 @@ func runServe(ctx context.Context, p program, args []string) (err error) {
 		// What a dead collector does not take by then is lost.
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Until(endsBy()), endGrace))
 		defer cancel()
-		err = errors.Join(err, flush(bounded))
+		if lost := flush(bounded); lost != nil { // no fault of the service: it has done its work
+			otel.Handle(lost)
+		}
 	}()
 
 	s, err := build(context.WithoutCancel(ctx), c)

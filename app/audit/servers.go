@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"nervous/app/postgresurl"
 	"nervous/app/telemetry"
 )
 
@@ -63,12 +64,20 @@ func connect(ctx context.Context, o Options) (*servers, error) {
 		}
 	}
 	if err == nil {
-		s.postgres, err = pgx.Connect(ctx, o.DatabaseURL)
+		s.postgres, err = connectPostgres(ctx, o.DatabaseURL)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
+}
+
+func connectPostgres(ctx context.Context, url string) (*pgx.Conn, error) {
+	config, err := postgresurl.Connection(url)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, config)
 }
 
 func (s *servers) close() error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,26 +22,32 @@ type record struct {
 // tables are all that a seed fills.
 const tables = "users, posts, views, comments, shares, payments, settlements"
 
-// open reads the record, and makes the database ready for the scale that was asked for if it is not: a new one is
-// checked to be empty, one with other rows of ours is emptied. Whoever asks for another scale wants that one, and what
-// is thrown away can be made again.
+// open reads the record, and makes the database ready for the scale that was asked for if it is not: tables that hold
+// nothing but what a seed has written are emptied, because that can be written again.
 func (r *run) open(ctx context.Context) error {
 	rows, _ := r.conn.Query(ctx, "SELECT scale, edition, batches, newest, settled FROM seed") // Collect returns the error
 	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[record])
+	replaced := fmt.Sprintf("replacing the %s data (edition %d) by %s (edition %d)",
+		found.Scale, found.Edition, r.Scale.Name, edition)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		err = r.refuseRowsOfOthers(ctx)
-	case err == nil && found.Scale == r.Scale.Name && found.Edition == edition:
+		replaced = ""
+	case err != nil:
+		return err
+	case found.Scale == r.Scale.Name && found.Edition == edition:
 		r.record = found
 		return nil
-	case err == nil:
-		r.report(fmt.Sprintf("replacing the %s data (edition %d) by %s (edition %d)",
-			found.Scale, found.Edition, r.Scale.Name, edition))
-	}
-	if err != nil {
-		return err
 	}
 	return r.alone(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "LOCK TABLE seed, "+tables+" IN ACCESS EXCLUSIVE MODE"); err != nil {
+			return err
+		}
+		if err := r.refuseRowsOfOthers(ctx, tx, written(found)); err != nil {
+			return err
+		}
+		if replaced != "" {
+			r.report(replaced)
+		}
 		if _, err := tx.Exec(ctx, "TRUNCATE seed, "+tables); err != nil {
 			return err
 		}
@@ -67,15 +74,38 @@ func (r *run) alone(ctx context.Context, f func(pgx.Tx) error) error {
 	})
 }
 
-func (r *run) refuseRowsOfOthers(ctx context.Context) error {
-	var others bool
-	err := r.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM users) OR EXISTS (SELECT FROM posts)
-		OR EXISTS (SELECT FROM views) OR EXISTS (SELECT FROM comments) OR EXISTS (SELECT FROM shares)
-		OR EXISTS (SELECT FROM payments) OR EXISTS (SELECT FROM settlements)`).Scan(&others)
-	if err == nil && others {
-		return ErrNotEmpty
+// written returns how many rows of each table a seed has written, or nothing if that is not known any more.
+func written(found record) map[string]int {
+	scale, err := ParseScale(found.Scale)
+	if err != nil || found.Edition != edition {
+		return nil
 	}
-	return err
+	rows := map[string]int{}
+	for _, b := range batches(scale)[:found.Batches] {
+		rows[b.table] += b.rows
+	}
+	return rows
+}
+
+// refuseRowsOfOthers returns ErrNotEmpty if a table holds more rows than a seed has written, or rows with other ids.
+func (r *run) refuseRowsOfOthers(ctx context.Context, tx pgx.Tx, written map[string]int) error {
+	if r.Replace {
+		return nil
+	}
+	for table := range strings.SplitSeq(tables, ", ") {
+		others := fmt.Sprintf("SELECT EXISTS (SELECT FROM %s OFFSET %d)", table, written[table])
+		if table == "users" || table == "posts" || table == "payments" {
+			others += fmt.Sprintf(" OR EXISTS (SELECT FROM %s WHERE id NOT BETWEEN 1 AND %d)", table, written[table])
+		}
+		var is bool
+		if err := tx.QueryRow(ctx, others).Scan(&is); err != nil {
+			return err
+		}
+		if is {
+			return fmt.Errorf("table %s: %w", table, ErrNotEmpty)
+		}
+	}
+	return nil
 }
 
 // note changes the record, in the transaction of what it records.

@@ -3,8 +3,8 @@
 //
 // Run is safe to repeat, to interrupt and to start twice at once. Rows are copied in batches, and each batch commits
 // together with its record, so that after a crash, a full disk or a lost connection the same command goes on where the
-// last one ended, to the very same rows. A database with another scale, or with an older edition of the rows, is loaded
-// anew. One that holds rows which no seed has put there is refused and not touched.
+// last one ended, to the very same rows. A database with another scale is loaded anew if it holds the rows of that scale
+// and no others. One that holds other rows is refused and not touched, unless Options.Replace allows it.
 package seed
 
 import (
@@ -14,12 +14,16 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"nervous/app/postgresurl"
 )
 
 // Options of a Run.
 type Options struct {
 	// Scale is how much to load. Required.
 	Scale Scale
+	// Replace allows Run to empty the tables although they hold rows that no seed has written, or may hold such rows.
+	Replace bool
 	// Report hears how the run gets on; while rows are copied, many times a second. Defaults to nobody.
 	Report func(Progress)
 }
@@ -32,7 +36,8 @@ type Progress struct {
 }
 
 // ErrNotEmpty is why Run refuses a database.
-var ErrNotEmpty = errors.New("the database holds rows that no seed has put there; give seed a database of its own")
+var ErrNotEmpty = errors.New("the database holds rows that no seed has written, or that an older edition may have " +
+	"written, and seed would delete them: give it a database of its own, or allow it with -replace")
 
 // run is one Run in progress.
 type run struct {
@@ -47,11 +52,13 @@ type run struct {
 // the tables vacuumed and analyzed, so that plans do not change later. The schema must be there already. While another
 // Run works on the same database, this one waits for its end.
 func Run(ctx context.Context, databaseURL string, options Options) error {
-	config, err := pgx.ParseConfig(databaseURL)
+	config, err := postgresurl.Connection(databaseURL)
 	if err != nil {
 		return fmt.Errorf("seed: %w", err)
 	}
-	config.RuntimeParams["application_name"] = "nervous seed"
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "nervous seed"
+	}
 	config.RuntimeParams["statement_timeout"] = "0" // a limit that suits requests does not suit a load
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {

@@ -140,14 +140,43 @@ func TestADayLaterTheNewestIsNow(t *testing.T) {
 func TestAnotherScaleOrEditionReplacesTheRows(t *testing.T) {
 	t.Parallel()
 	url, conn := database(t)
-	run(t, url, parts)
-	require.Contains(t, run(t, url, seed.Small)[0], "replacing the parts data")
+	run(t, url, parts) // whose rows nothing knows any more, as those of an older edition
+	require.ErrorIs(t, seed.Run(t.Context(), url, seed.Options{Scale: seed.Small}), seed.ErrNotEmpty)
+	require.Contains(t, replace(t, url, seed.Small)[0], "replacing the parts data")
 	require.Equal(t, smallRows, fingerprint(t, conn))
 
 	_, err := conn.Exec(t.Context(), "UPDATE seed SET edition = edition - 1")
 	require.NoError(t, err)
-	require.Contains(t, run(t, url, seed.Small)[0], "replacing the small data")
+	require.Contains(t, replace(t, url, seed.Small)[0], "replacing the small data")
 	require.Equal(t, smallRows, fingerprint(t, conn))
+	require.Contains(t, run(t, url, parts)[0], "replacing the small data", "it holds what a seed has written, and no more")
+}
+
+// A row that no seed has written keeps every table from being emptied, also where a seed has written the others.
+func TestRun_RowsOfOthersBesideOurs(t *testing.T) {
+	t.Parallel()
+	for table, insert := range map[string]string{
+		"users": "INSERT INTO users (id, name) VALUES (9999, 'a customer')",
+		"views": "INSERT INTO views (post_id, user_id) VALUES (1, 1)",
+		"payments": `WITH gone AS (DELETE FROM payments WHERE id = 1)
+			INSERT INTO payments (id, reference, amount_minor, currency) VALUES (9999, 'theirs', 1, 'EUR')`,
+		"settlements": "INSERT INTO settlements (reference, amount_minor, currency) VALUES ('theirs', 1, 'EUR')",
+	} {
+		t.Run(table, func(t *testing.T) {
+			t.Parallel()
+			url, conn := database(t)
+			run(t, url, seed.Small)
+			_, err := conn.Exec(t.Context(), insert)
+			require.NoError(t, err)
+			before := fingerprint(t, conn)
+			err = seed.Run(t.Context(), url, seed.Options{Scale: parts})
+			require.ErrorIs(t, err, seed.ErrNotEmpty)
+			require.ErrorContains(t, err, "table "+table)
+			require.ErrorContains(t, err, "-replace")
+			require.Equal(t, before, fingerprint(t, conn))
+			require.Contains(t, replace(t, url, parts)[0], "replacing the small data")
+		})
+	}
 }
 
 func TestRowsOfOthersAreNotTouched(t *testing.T) {
@@ -248,11 +277,23 @@ func database(t *testing.T) (url string, conn *pgx.Conn) {
 // run seeds and returns what was done, each activity once.
 func run(t *testing.T, url string, scale seed.Scale) (doings []string) {
 	t.Helper()
-	require.NoError(t, seed.Run(t.Context(), url, seed.Options{Scale: scale, Report: func(p seed.Progress) {
+	return runWith(t, url, seed.Options{Scale: scale})
+}
+
+// replace is run with -replace.
+func replace(t *testing.T, url string, scale seed.Scale) (doings []string) {
+	t.Helper()
+	return runWith(t, url, seed.Options{Scale: scale, Replace: true})
+}
+
+func runWith(t *testing.T, url string, o seed.Options) (doings []string) {
+	t.Helper()
+	o.Report = func(p seed.Progress) {
 		if !slices.Contains(doings, p.Doing) {
 			doings = append(doings, p.Doing)
 		}
-	}}))
+	}
+	require.NoError(t, seed.Run(t.Context(), url, o))
 	return doings
 }
 

@@ -161,7 +161,7 @@ func TestReadyForQueryIsFoundAcrossReads(t *testing.T) {
 	for size := 1; size <= len(stream); size++ {
 		t.Run(strconv.Itoa(size), func(t *testing.T) {
 			t.Parallel()
-			c := readyForQueryConn{wire: &wire{}}
+			c := answers{wire: &wire{}}
 			for b := stream; len(b) > 0; {
 				n := min(size, len(b))
 				c.follow(b[:n])

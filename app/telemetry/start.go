@@ -12,6 +12,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,9 +26,6 @@ import (
 
 	"go.opentelemetry.io/contrib/instrumentation/runtime"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploghttp"
-	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/propagation"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -52,47 +50,37 @@ type Config struct {
 // Start sets the global tracer, meter and logger providers, the propagator (W3C) and slog's default logger. It does not
 // wait for a collector. shutdown flushes all three signals at the same time and is bounded by its context.
 //
-// OTEL_SDK_DISABLED and OTEL_{TRACES,METRICS,LOGS}_EXPORTER (otlp, none) switch signals off, OTEL_EXPORTER_OTLP_* say
-// where they go, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_BLRP_* and
-// OTEL_METRIC_EXPORT_INTERVAL mean what the specification says; only the defaults are ours.
+// OTEL_SDK_DISABLED and OTEL_{TRACES,METRICS,LOGS}_EXPORTER (otlp, console, none) switch signals on and off.
+// OTEL_EXPORTER_OTLP_* say where they go and how: protocol (grpc, http/protobuf), endpoint, headers and certificates, for
+// all signals or for one. OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_BLRP_* and
+// OTEL_METRIC_EXPORT_INTERVAL mean what the specification says; only the defaults are ours. The error lists every
+// variable whose value is not supported.
 func Start(ctx context.Context, cfg Config) (shutdown func(context.Context) error, err error) {
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(
 		propagation.TraceContext{}, propagation.Baggage{}))
-	logs := startLogging(cfg)
+	local := startLogging(cfg)
 
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
 		return func(context.Context) error { return nil }, nil
+	}
+	if err := environmentFaults(); err != nil {
+		return nil, err
 	}
 	described, err := describe(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	running := providers{instance: cfg.Instance, resource: described, logs: logs}
-	var wanted []func(context.Context) error
+	running := providers{instance: cfg.Instance, resource: described, logs: local}
 	// Metrics come first: exporters and processors look for the meter provider, to count what they lose, as they are
 	// made.
 	for _, signal := range []struct {
-		variable string
-		start    func(context.Context) error
-	}{
-		{"OTEL_METRICS_EXPORTER", running.startMetrics},
-		{"OTEL_TRACES_EXPORTER", running.startTraces},
-		{"OTEL_LOGS_EXPORTER", running.startLogs},
-	} {
-		switch value := os.Getenv(signal.variable); value {
-		case "", "otlp":
-			wanted = append(wanted, signal.start)
-		case "none":
-		default:
-			err = errors.Join(err, fmt.Errorf("%s=%s: must be otlp or none", signal.variable, value))
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, start := range wanted {
-		if err := start(ctx); err != nil {
-			return nil, errors.Join(err, running.shutdown(ctx))
+		name  string
+		start func(context.Context, []string) error
+	}{{metrics, running.startMetrics}, {traces, running.startTraces}, {logs, running.startLogs}} {
+		if names := exporterNames(signal.name); len(names) > 0 {
+			if err := signal.start(ctx, names); err != nil {
+				return nil, errors.Join(err, running.shutdown(ctx))
+			}
 		}
 	}
 	return running.shutdown, nil
@@ -104,6 +92,14 @@ func describe(ctx context.Context, cfg Config) (*resource.Resource, error) {
 		semconv.ServiceName("nervous"), semconv.ServiceInstanceID(cfg.Instance))}
 	if build, ok := debug.ReadBuildInfo(); ok {
 		attributes = append(attributes, resource.WithAttributes(semconv.ServiceVersion(build.Main.Version)))
+	}
+	faulty, err := mendResourceAttributes()
+	if err != nil {
+		return nil, err
+	}
+	if faulty { // its value is not repeated: an operator may have put anything there
+		slog.WarnContext(ctx, "OTEL_RESOURCE_ATTRIBUTES is not understood in parts, which are ignored: it must be pairs "+
+			"key=value, separated by commas")
 	}
 	return resource.New(ctx, append(attributes, resource.WithTelemetrySDK(), resource.WithFromEnv())...)
 }
@@ -127,20 +123,20 @@ func (p *providers) shutdown(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-func (p *providers) startMetrics(ctx context.Context) error {
-	exporter, err := otlpmetrichttp.New(ctx)
-	if err != nil {
-		return fmt.Errorf("export metrics: %w", err)
-	}
-	var options []sdkmetric.PeriodicReaderOption
+func (p *providers) startMetrics(ctx context.Context, exporters []string) error {
+	options := []sdkmetric.Option{sdkmetric.WithResource(p.resource), sdkmetric.WithView(view)}
+	var reading []sdkmetric.PeriodicReaderOption
 	if unset("OTEL_METRIC_EXPORT_INTERVAL") {
-		options = append(options, sdkmetric.WithInterval(15*time.Second)) // the SDK's minute is too coarse for a spike
+		reading = append(reading, sdkmetric.WithInterval(15*time.Second)) // the SDK's minute is too coarse for a spike
 	}
-	provider := sdkmetric.NewMeterProvider(
-		sdkmetric.WithResource(p.resource),
-		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter, options...)),
-		sdkmetric.WithView(view),
-	)
+	for _, name := range exporters {
+		exporter, err := newMetricExporter(ctx, name)
+		if err != nil {
+			return fmt.Errorf("export metrics: %w", err)
+		}
+		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter, reading...)))
+	}
+	provider := sdkmetric.NewMeterProvider(options...)
 	p.ends = append(p.ends, provider.Shutdown)
 	otel.SetMeterProvider(provider)
 	return runtime.Start(runtime.WithMeterProvider(provider))
@@ -151,11 +147,7 @@ func (p *providers) startMetrics(ctx context.Context) error {
 // answer; these lose none of the one, nor of three seconds of the other (BenchmarkSpansLost).
 const queueSize, batchSize = 32768, 2048
 
-func (p *providers) startTraces(ctx context.Context) error {
-	exporter, err := otlptracehttp.New(ctx)
-	if err != nil {
-		return fmt.Errorf("export traces: %w", err)
-	}
+func (p *providers) startTraces(ctx context.Context, exporters []string) error {
 	var batching []sdktrace.BatchSpanProcessorOption
 	if unset("OTEL_BSP_MAX_QUEUE_SIZE") {
 		batching = append(batching, sdktrace.WithMaxQueueSize(queueSize))
@@ -167,13 +159,19 @@ func (p *providers) startTraces(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	exported := &countingExporter{SpanExporter: exporter}
-	provider := sdktrace.NewTracerProvider(append(sampling(),
-		sdktrace.WithResource(p.resource),
-		sdktrace.WithSpanProcessor(counting),
-		sdktrace.WithBatcher(exported, batching...),
-	)...)
-	process.opened(p.instance, counting, exported, provider.ForceFlush)
+	options := append(sampling(), sdktrace.WithResource(p.resource), sdktrace.WithSpanProcessor(counting))
+	var first *countingExporter // the ledger's
+	for _, name := range exporters {
+		exporter, err := newSpanExporter(ctx, name)
+		if err != nil {
+			return fmt.Errorf("export traces: %w", err)
+		}
+		counted := &countingExporter{SpanExporter: exporter}
+		first = cmp.Or(first, counted)
+		options = append(options, sdktrace.WithBatcher(counted, batching...))
+	}
+	provider := sdktrace.NewTracerProvider(options...)
+	process.opened(p.instance, counting, first, provider.ForceFlush)
 	p.ends = append(p.ends, provider.Shutdown)
 	otel.SetTracerProvider(provider)
 	return nil
@@ -188,15 +186,16 @@ func sampling() []sdktrace.TracerProviderOption {
 	return nil
 }
 
-func (p *providers) startLogs(ctx context.Context) error {
-	exporter, err := otlploghttp.New(ctx)
-	if err != nil {
-		return fmt.Errorf("export logs: %w", err)
+func (p *providers) startLogs(ctx context.Context, exporters []string) error {
+	options := []sdklog.LoggerProviderOption{sdklog.WithResource(p.resource)}
+	for _, name := range exporters {
+		exporter, err := newLogExporter(ctx, name)
+		if err != nil {
+			return fmt.Errorf("export logs: %w", err)
+		}
+		options = append(options, sdklog.WithProcessor(sdklog.NewBatchProcessor(exporter)))
 	}
-	provider := sdklog.NewLoggerProvider(
-		sdklog.WithResource(p.resource),
-		sdklog.WithProcessor(sdklog.NewBatchProcessor(exporter)),
-	)
+	provider := sdklog.NewLoggerProvider(options...)
 	p.ends = append(p.ends, provider.Shutdown)
 	p.logs.alsoTo(provider)
 	return nil

@@ -130,16 +130,6 @@ func TestDisabledMeansSilent(t *testing.T) {
 	require.Len(t, log.lines(), 1)
 }
 
-func TestUnknownExportersRefuseToStart(t *testing.T) {
-	t.Setenv("OTEL_TRACES_EXPORTER", "zipkin")
-	t.Setenv("OTEL_LOGS_EXPORTER", "console")
-	earlier := slog.Default()
-	t.Cleanup(func() { slog.SetDefault(earlier) })
-	_, err := Start(t.Context(), Config{})
-	require.EqualError(t, err, "OTEL_TRACES_EXPORTER=zipkin: must be otlp or none\n"+
-		"OTEL_LOGS_EXPORTER=console: must be otlp or none")
-}
-
 // Without a collector the service must run as before: one warning, not one an export, and an end that does not wait.
 func TestNoCollectorIsOneWarning(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
