@@ -16,14 +16,17 @@ import (
 
 // runAudit measures whether every call to the stores was traced, and fails if not:
 //
-//	app audit -replicas http://127.0.0.1:8081,http://127.0.0.1:8082,http://127.0.0.1:8083
+//	app audit -replicas http://127.0.0.1:8091,http://127.0.0.1:8092,http://127.0.0.1:8093
+//
+// It reads the replicas' ledgers at their ADMIN_ADDR, and sends its load to the front door.
 //
 // It sends a load of its own, for which payments become pending again, or with -for watches what others send.
 func runAudit(ctx context.Context, p program, args []string) error {
 	flags := flag.NewFlagSet("audit", flag.ContinueOnError)
 	flags.SetOutput(p.stderr)
-	asked := flags.String("replicas", "http://localhost:8080",
-		"`URLs` of all replicas, separated by commas; a name stands for all its addresses")
+	asked := flags.String("replicas", "http://127.0.0.1:8091",
+		"`URLs` of all replicas, each at its ADMIN_ADDR, separated by commas; a name stands for all its addresses")
+	doors := flags.String("door", "http://127.0.0.1:8080", "`URLs` that the load is sent to, separated by commas")
 	window := flags.Duration("for", 0, "watch for so long what others send, instead of sending a load")
 	file := flags.String("json", "", "also write the report to this `file`")
 	if flags.Parse(args) != nil {
@@ -44,7 +47,7 @@ func runAudit(ctx context.Context, p program, args []string) error {
 	}
 	load := watch(*window)
 	if *window == 0 {
-		load = mixedLoad(replicas, identity.New(c.Tokens.Secret))
+		load = mixedLoad(strings.Split(*doors, ","), identity.New(c.Tokens.Secret))
 	}
 	report, err := audit.Run(ctx, audit.Options{
 		DatabaseURL: c.Database.URL, RedisURL: c.Redis.URL, Replicas: replicas,
@@ -67,8 +70,8 @@ func runAudit(ctx context.Context, p program, args []string) error {
 	return nil
 }
 
-func mixedLoad(replicas []string, tokens identity.Tokens) func(context.Context) error {
-	mixed := audit.Mixed{Replicas: replicas, Bearer: func(user string) (string, error) {
+func mixedLoad(doors []string, tokens identity.Tokens) func(context.Context) error {
+	mixed := audit.Mixed{Doors: doors, Bearer: func(user string) (string, error) {
 		token, err := tokens.Mint(identity.Caller{User: user, Scopes: []string{"reconcile"}}, time.Hour)
 		return "Bearer " + token, err
 	}}

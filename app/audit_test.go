@@ -29,6 +29,7 @@ type audited struct {
 	environment map[string]string
 	processes   []*replicaProcess
 	replicas    []string // their URLs
+	admins      []string // the URLs of their ADMIN_ADDR
 	received    *otlp.Receiver
 }
 
@@ -62,7 +63,8 @@ func startAudited(t *testing.T, replicas int, variables map[string]string) audit
 	}
 	for _, name := range []string{"one", "two", "three"}[:replicas] {
 		replica := startReplica(t, name, a.environment)
-		a.replicas, a.processes = append(a.replicas, replica.url), append(a.processes, replica)
+		a.replicas, a.admins = append(a.replicas, replica.url), append(a.admins, replica.admin)
+		a.processes = append(a.processes, replica)
 	}
 	return a
 }
@@ -83,7 +85,7 @@ func (a audited) audit(t *testing.T) (audit.Report, string, error) {
 	var table bytes.Buffer
 	file := filepath.Join(t.TempDir(), "audit.json")
 	p := program{getenv: environment(a.environment), stdout: &table, stderr: t.Output()}
-	err := run(t.Context(), p, []string{"audit", "-replicas", strings.Join(a.replicas, ","), "-json", file})
+	err := run(t.Context(), p, []string{"audit", "-replicas", strings.Join(a.admins, ","), "-door", strings.Join(a.replicas, ","), "-json", file})
 	t.Logf("%s", table.String())
 	var report audit.Report
 	if text, missing := os.ReadFile(file); missing == nil {
@@ -150,7 +152,7 @@ func TestACallPastTheHooksIsFound(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { // one after another: each would be a difference in the others' windows
 			report, err := audit.Run(t.Context(), audit.Options{
-				DatabaseURL: a.environment["DATABASE_URL"], RedisURL: a.environment["REDIS_URL"], Replicas: a.replicas,
+				DatabaseURL: a.environment["DATABASE_URL"], RedisURL: a.environment["REDIS_URL"], Replicas: a.admins,
 				Patience: 3 * time.Second,
 			}, test.call)
 			require.NoError(t, err)
@@ -192,7 +194,7 @@ func TestAnAuditThatCannotBeMadeSaysWhy(t *testing.T) {
 	t.Parallel()
 	a := startAudited(t, 1, nil)
 	o := audit.Options{
-		DatabaseURL: a.environment["DATABASE_URL"], RedisURL: a.environment["REDIS_URL"], Replicas: a.replicas,
+		DatabaseURL: a.environment["DATABASE_URL"], RedisURL: a.environment["REDIS_URL"], Replicas: a.admins,
 		Patience: time.Second,
 	}
 	whole := t
@@ -223,10 +225,10 @@ func TestAnAuditThatCannotBeMadeSaysWhy(t *testing.T) {
 	})
 	t.Run("no demo", func(t *testing.T) {
 		strict := maps.Clone(a.environment)
-		strict["ALLOW_STRATEGY_OVERRIDE"] = "false"
-		o.Replicas = []string{startReplica(t, "strict", strict).url}
+		strict["DEMO"] = "false"
+		o.Replicas = []string{startReplica(t, "strict", strict).admin}
 		_, err := audit.Run(t.Context(), o, nil)
-		require.ErrorContains(t, err, "ALLOW_STRATEGY_OVERRIDE=true")
+		require.ErrorContains(t, err, "DEMO=true")
 	})
 }
 

@@ -31,6 +31,10 @@ type config struct {
 	// loopback would be unreachable; the deployments publish it on 127.0.0.1 only.
 	ListenAddr string `env:"LISTEN_ADDR" envDefault:":8080"`
 
+	// ADMIN_ADDR is where the replica answers probes (/healthz, /readyz) and, in a demo, shows its ledger. Not where callers
+	// come: by default only this machine can reach it. In a container it is `:8091`, which must not be published.
+	AdminAddr string `env:"ADMIN_ADDR" envDefault:"127.0.0.1:8091"`
+
 	// REPLICA_ID tells replicas apart in telemetry and in the X-Served-By header. Defaults to the host's name, which in
 	// a container is unique.
 	ReplicaID string `env:"REPLICA_ID"`
@@ -39,10 +43,15 @@ type config struct {
 	// strategies need when a burst of them shares two cores, because showing that is the point of the demo.
 	RequestTimeout time.Duration `env:"REQUEST_TIMEOUT" envDefault:"30s"`
 
-	// SHUTDOWN_TIMEOUT bounds the whole graceful end: requests, fills, flushes, runs and telemetry. They may go on for
+	// SHUTDOWN_TIMEOUT bounds the whole graceful end: the delay, requests, fills, flushes, runs and telemetry. They may go on for
 	// three quarters of it. What is left then is cancelled, so that another replica can take over at once, and the rest is
 	// for the last telemetry. A store that hangs adds up to a second. Docker kills after 10 s.
 	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"8s"`
+
+	// SHUTDOWN_DELAY is the first part of the graceful end: the replica says that it is not ready, and goes on answering
+	// until those who send requests have noticed. Longer than the period of their health checks, and than they keep a
+	// connection without use. Defaults to a quarter of SHUTDOWN_TIMEOUT.
+	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY"`
 
 	// LOG_LEVEL is debug, info, warn or error.
 	LogLevel slog.Level `env:"LOG_LEVEL" envDefault:"info"`
@@ -64,9 +73,23 @@ type config struct {
 	// address, and one too low the address of a proxy, which only makes callers share a limit.
 	TrustedHops int `env:"TRUSTED_HOPS" envDefault:"1"`
 
-	// ALLOW_STRATEGY_OVERRIDE lets callers choose a strategy, forget cached answers and undo what was reconciled. True
-	// only in the demo: a naive strategy is a way to overload Postgres from outside.
-	AllowStrategyOverride bool `env:"ALLOW_STRATEGY_OVERRIDE" envDefault:"false"`
+	Demo demoSwitch
+}
+
+// demoSwitch is the part of the configuration that makes a demonstration of the service.
+type demoSwitch struct {
+	// DEMO lets callers choose a strategy, forget cached answers, undo what was reconciled or counted, and read the
+	// ledger, and accepts the published TOKEN_SECRET. Only callers with a loopback or private address may. Never in
+	// production: a naive strategy is a way to overload Postgres from outside.
+	On bool `env:"DEMO" envDefault:"false"`
+
+	// ALLOW_STRATEGY_OVERRIDE was its name. It is refused, because a demo by accident is dangerous and so is a production
+	// by accident.
+	Old string `env:"ALLOW_STRATEGY_OVERRIDE"`
+}
+
+func (d *demoSwitch) validate(f *faults) {
+	f.unless(d.Old == "", "ALLOW_STRATEGY_OVERRIDE", "is called DEMO now: set DEMO=%s instead", d.Old)
 }
 
 // database is the part of the configuration that every command needs.
@@ -188,8 +211,8 @@ type jobConfig struct {
 	Reconcile reconcileConfig
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"warn"`
 
-	// ALLOW_STRATEGY_OVERRIDE is what allows `reset`.
-	AllowStrategyOverride bool `env:"ALLOW_STRATEGY_OVERRIDE" envDefault:"false"`
+	// DEMO is what allows `reset`.
+	Demo demoSwitch
 }
 
 // auditConfig is the part of the configuration that `audit` needs: what the replicas have, so that it asks the same
@@ -263,14 +286,21 @@ func (c *config) validate(f *faults) {
 	c.Reconcile.validate(f)
 	c.Tokens.validate(f)
 	c.RateLimit.validate(f)
-	f.unless(c.Tokens.Secret != demoSecret || c.AllowStrategyOverride, "TOKEN_SECRET",
-		"is the demo's, which is published: choose another, or be a demo (ALLOW_STRATEGY_OVERRIDE=true)")
+	c.Demo.validate(f)
+	f.unless(c.Tokens.Secret != demoSecret || c.Demo.On, "TOKEN_SECRET",
+		"is the demo's, which is published: choose another, as `openssl rand -base64 33` makes one, or set DEMO=true")
 	t := c.Trending
 	f.unless(c.TrustedHops >= 1 && c.TrustedHops <= 10, "TRUSTED_HOPS", "is %d and must be from 1 to 10", c.TrustedHops)
 	f.unless(len(c.TrustedProxies) > 0 || !f.given["TRUSTED_HOPS"] || f.faulty["TRUSTED_PROXIES"], "TRUSTED_HOPS",
 		"has no effect without TRUSTED_PROXIES: set the networks of the proxies, or remove TRUSTED_HOPS")
 	f.unless(c.RequestTimeout > 0, "REQUEST_TIMEOUT", "must be positive")
 	f.unless(c.ShutdownTimeout > 0, "SHUTDOWN_TIMEOUT", "must be positive")
+	if !f.given["SHUTDOWN_DELAY"] {
+		c.ShutdownDelay = c.ShutdownTimeout / 4
+	}
+	f.unless(c.ShutdownDelay >= 0 && c.ShutdownDelay <= c.ShutdownTimeout/2,
+		"SHUTDOWN_DELAY", "is %s and must be from 0 to half of SHUTDOWN_TIMEOUT, which is %s", c.ShutdownDelay, c.ShutdownTimeout)
+	f.unless(c.AdminAddr != c.ListenAddr, "ADMIN_ADDR", "is %q, as LISTEN_ADDR is, and must be another", c.AdminAddr)
 	f.unless(t.TTL >= time.Second, "TRENDING_TTL", "must be at least 1s")
 	f.unless(t.TTLJitter >= 0 && t.TTLJitter < 1, "TRENDING_TTL_JITTER", "must be from 0 to below 1")
 	f.unless(t.StaleFor >= 0, "TRENDING_STALE_FOR", "must not be negative")
@@ -283,6 +313,7 @@ func (j *jobConfig) validate(f *faults) {
 	j.Database.validate(f)
 	j.Redis.validate(f)
 	j.Reconcile.validate(f)
+	j.Demo.validate(f)
 }
 
 func (r *reconcileConfig) validate(f *faults) {

@@ -40,7 +40,9 @@ func TestTwoAddressesAndASecretAreEnough(t *testing.T) {
 	}, c.RateLimit)
 	require.Empty(t, c.TrustedProxies, "X-Forwarded-For is not read")
 	require.NotEmpty(t, c.ReplicaID)
-	require.False(t, c.AllowStrategyOverride)
+	require.False(t, c.Demo.On)
+	require.Equal(t, "127.0.0.1:8091", c.AdminAddr)
+	require.Equal(t, 2*time.Second, c.ShutdownDelay)
 }
 
 func TestEveryFaultIsListedAtOnce(t *testing.T) {
@@ -172,7 +174,7 @@ func TestThePublishedSecretIsForDemosOnly(t *testing.T) {
 	_, err := loadConfig(environment(variables))
 	require.ErrorContains(t, err, "1 fault(s):\n  - TOKEN_SECRET is the demo's, which is published: ")
 
-	variables["ALLOW_STRATEGY_OVERRIDE"] = "true"
+	variables["DEMO"] = "true"
 	_, err = loadConfig(environment(variables))
 	require.NoError(t, err)
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,15 +10,12 @@ import (
 	"time"
 )
 
-// runHealthcheck asks the replica at LISTEN_ADDR whether it is ready. It exists because a distroless image has no curl.
+// runHealthcheck asks the replica at ADMIN_ADDR whether it is ready. It exists because a distroless image has no curl.
 func runHealthcheck(ctx context.Context, p program, _ []string) error {
-	address := p.getenv("LISTEN_ADDR")
-	if address == "" {
-		address = ":8080"
-	}
+	address := cmp.Or(p.getenv("ADMIN_ADDR"), "127.0.0.1:8091")
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("LISTEN_ADDR: %w", err)
+		return fmt.Errorf("ADMIN_ADDR: %w", err)
 	}
 	if ip := net.ParseIP(host); host == "" || ip.IsUnspecified() {
 		host = "127.0.0.1"

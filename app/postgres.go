@@ -42,7 +42,13 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 	named(c.ConnConfig, "nervous")
 	c.ConnConfig.DialFunc = dialer()
 	p := &pooler{settings: sessionSettings(d), modeIsChosen: address.Has("default_query_exec_mode")}
-	c.BeforeConnect = p.beforeConnect
+	refused := &full{}
+	c.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
+		if err := refused.refusal(); err != nil {
+			return err
+		}
+		return p.beforeConnect(ctx, c)
+	}
 	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		if conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
 			return nil // a pooler may send the next statement to another session, which has not prepared it
@@ -59,7 +65,7 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 		return nil, err
 	}
 	answers := &deadlines{within: d.StatementTimeout + answerMargin}
-	c.ConnConfig.Tracer = multitracer.New(c.ConnConfig.Tracer, answers)
+	c.ConnConfig.Tracer = multitracer.New(c.ConnConfig.Tracer, answers, refused)
 	pool, err := pgxpool.NewWithConfig(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)

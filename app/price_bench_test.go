@@ -103,7 +103,7 @@ func pricedEnvironment(b *testing.B) map[string]string {
 	b.Cleanup(collector.CloseClientConnections)
 	return map[string]string{
 		"DATABASE_URL": tenPosts(b), "REDIS_URL": servicetest.Redis(b).URL(), "TOKEN_SECRET": tokenSecret,
-		"ALLOW_STRATEGY_OVERRIDE": "true", "REDIS_TIMEOUT": "5s", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL,
+		"DEMO": "true", "REDIS_TIMEOUT": "5s", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL,
 		"TRENDING_TTL": "1h", "OTEL_METRIC_EXPORT_INTERVAL": "5000", "OTEL_BSP_SCHEDULE_DELAY": "1000",
 	}
 }

@@ -48,6 +48,7 @@ type replicaProcess struct {
 	t     testing.TB
 	name  string // its REPLICA_ID
 	url   string
+	admin string // the URL of its ADMIN_ADDR
 	cmd   *exec.Cmd
 	ended chan error
 	// stderr is what it has logged: all of it once it has ended, and not to be read before.
@@ -59,12 +60,15 @@ type replicaProcess struct {
 func startReplica(t testing.TB, name string, variables map[string]string) *replicaProcess {
 	t.Helper()
 	address := cmp.Or(variables["LISTEN_ADDR"], freeAddress(t))
-	r := &replicaProcess{t: t, name: name, url: "http://" + address, ended: make(chan error, 1)}
+	admin := cmp.Or(variables["ADMIN_ADDR"], freeAddress(t))
+	r := &replicaProcess{
+		t: t, name: name, url: "http://" + address, admin: "http://" + admin, ended: make(chan error, 1),
+	}
 	// A context would kill it; it ends in order, or by its guard.
 	r.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])
 	r.cmd.Stdout, r.cmd.Stderr = t.Output(), io.MultiWriter(t.Output(), &r.stderr)
-	r.cmd.Env = append(os.Environ(), commandVariable+"=serve", "LISTEN_ADDR="+address, "REPLICA_ID="+name,
-		"TOKEN_SECRET="+tokenSecret, "ALLOW_STRATEGY_OVERRIDE=true",
+	r.cmd.Env = append(os.Environ(), commandVariable+"=serve", "LISTEN_ADDR="+address, "ADMIN_ADDR="+admin, "REPLICA_ID="+name,
+		"TOKEN_SECRET="+tokenSecret, "DEMO=true", "SHUTDOWN_DELAY=0s",
 		// A machine that is busy with other tests is no fault of Redis's.
 		"REDIS_TIMEOUT=5s", "RATELIMIT_BUDGET=5s", "RATELIMIT_LIMIT=10000",
 		// Who waits for telemetry should not wait long.

@@ -171,5 +171,5 @@ func withStores(ctx context.Context, c jobConfig, f func(*reconcile.Reconciler) 
 	if _, err := check.atStart(ctx); err != nil {
 		return err
 	}
-	return f(reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.Redis, terminal())))
+	return f(reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.Database, c.Redis, terminal())))
 }

@@ -33,7 +33,7 @@ func newTerminal(t *testing.T) terminalSession {
 	server := servicetest.Redis(t)
 	s := terminalSession{database: hundredPayments(t)}
 	s.environment = append(os.Environ(), "DATABASE_URL="+s.database, "REDIS_URL="+server.URL(),
-		"ALLOW_STRATEGY_OVERRIDE=true", "OTEL_SDK_DISABLED=true")
+		"DEMO=true", "OTEL_SDK_DISABLED=true")
 	var err error
 	s.pool, err = pgxpool.New(t.Context(), s.database)
 	require.NoError(t, err)
@@ -166,7 +166,7 @@ func TestReconcileAndResetAreUsedWrongly(t *testing.T) {
 		require.Empty(t, out.String())
 	}
 	p := program{environment(variables), &bytes.Buffer{}, &bytes.Buffer{}}
-	require.ErrorContains(t, run(t.Context(), p, []string{"reset"}), "only a demo may (ALLOW_STRATEGY_OVERRIDE=true)")
+	require.ErrorContains(t, run(t.Context(), p, []string{"reset"}), "only a demo may (DEMO=true)")
 	p.getenv = environment(nil)
 	for _, command := range []string{"reconcile", "reset"} {
 		require.ErrorContains(t, run(t.Context(), p, []string{command}), "DATABASE_URL is required and not set")

@@ -18,8 +18,8 @@ func runReset(ctx context.Context, p program, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !c.AllowStrategyOverride {
-		return errors.New("reset undoes what was reconciled: only a demo may (ALLOW_STRATEGY_OVERRIDE=true)")
+	if !c.Demo.On {
+		return errors.New("reset makes reconciled payments pending again, which is for a demo only: set DEMO=true")
 	}
 	return withStores(ctx, c, func(r *reconcile.Reconciler) error {
 		if err := r.Reset(ctx); err != nil {

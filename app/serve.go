@@ -61,6 +61,9 @@ func runServe(ctx context.Context, p program, args []string) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("LISTEN_ADDR %s: %w", c.ListenAddr, err), s.close())
 	}
+	if s.adminListener, err = net.Listen("tcp", c.AdminAddr); err != nil {
+		return errors.Join(fmt.Errorf("ADMIN_ADDR %s: %w; each process needs its own", c.AdminAddr, err), listener.Close(), s.close())
+	}
 	err = s.serve(ctx, listener, c)
 	endsBy = func() time.Time { return s.endsBy }
 	return errors.Join(err, s.close())
@@ -70,36 +73,41 @@ func runServe(ctx context.Context, p program, args []string) (err error) {
 func (s *service) serve(ctx context.Context, listener net.Listener, c config) error {
 	requests, cancelRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelRequests()
-	server := &http.Server{
-		Handler:           s.handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
-		BaseContext:       func(net.Listener) context.Context { return requests },
-	}
+	clients := newSlowClients(c.RequestTimeout)
+	server := clients.server(s.handler)
+	server.ErrorLog = slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn)
+	server.BaseContext = func(net.Listener) context.Context { return requests }
+	s.health.look(ctx)
 	slog.InfoContext(ctx, "serving",
 		"address", listener.Addr().String(), "replica", c.ReplicaID, "strategy", c.Trending.Strategy)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(clients.listen(listener)); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil
 	})
+	if s.adminListener != nil {
+		// It answers probes to the end of the process.
+		admin := newSlowClients(c.RequestTimeout).server(s.admin)
+		defer admin.Close()
+		go func() { _ = admin.Serve(s.adminListener) }()
+	}
 	// Requests in flight may still wait for what trending and the limiter do, so these outlast the requests.
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBehind()
 	b := background{cancelRequests, stopBehind, &sync.WaitGroup{}}
 	b.start(behind, s.trending.Run)
 	b.start(behind, s.limiter.Run)
+	b.start(behind, s.health.run)
 	if s.checkRedisLater != nil {
 		b.start(behind, func(ctx context.Context) error { s.checkRedisLater(ctx); return nil })
 	}
 	b.start(ctx, s.reconcile.Run)
 	group.Go(func() error {
 		<-ctx.Done()
-		return s.shutDown(context.WithoutCancel(ctx), server, c.ShutdownTimeout, b)
+		return s.shutDown(context.WithoutCancel(ctx), server, clients, c, b)
 	})
 	return group.Wait()
 }

@@ -35,7 +35,7 @@ func deploy(t *testing.T, databaseURL string, variables map[string]string) deplo
 	all := map[string]string{
 		"DATABASE_URL": databaseURL, "REDIS_URL": server.URL(), "REPLICA_ID": "test-1", "TOKEN_SECRET": tokenSecret,
 		// A machine that is busy with other tests is no fault of Redis's.
-		"REDIS_TIMEOUT": "5s", "RATELIMIT_BUDGET": "5s",
+		"REDIS_TIMEOUT": "5s", "RATELIMIT_BUDGET": "5s", "SHUTDOWN_DELAY": "0s",
 	}
 	for k, v := range variables {
 		all[k] = v
@@ -105,7 +105,7 @@ func tenPosts(t testing.TB) (databaseURL string) {
 }
 
 // A test that waits for something asks often.
-var demo = map[string]string{"ALLOW_STRATEGY_OVERRIDE": "true", "RATELIMIT_LIMIT": "10000"}
+var demo = map[string]string{"DEMO": "true", "RATELIMIT_LIMIT": "10000"}
 
 var cost = regexp.MustCompile(`^limit;desc="redis", cache;desc="(\w+)";dur=[\d.]+, ` +
 	`redis;desc="(\d+) round-trips";dur=[\d.]+, db;desc="(\d+) round-trips";dur=[\d.]+$`)

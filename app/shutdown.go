@@ -13,21 +13,29 @@ import (
 // endGrace bounds what is still done when SHUTDOWN_TIMEOUT is over: closing the stores, and the last telemetry.
 const endGrace = 250 * time.Millisecond
 
-// shutDown ends the service within the timeout, and a small constant where a store hangs:
-//   - until 3/4 of it, requests and background work go on to their end. Runs of reconcile are left to other replicas at
+// shutDown ends the service within SHUTDOWN_TIMEOUT, and a small constant where a store hangs:
+//   - for SHUTDOWN_DELAY, the replica is not ready and goes on answering, with the last answer on each connection. So those
+//     who send requests stop before it does, and none meets a connection that is being closed;
+//   - until 3/4 of the timeout, requests and background work go on to their end. Runs of reconcile are left to other replicas at
 //     once;
 //   - then what is left is cancelled: connections of requests are closed, queries cancelled, transactions rolled back,
 //     leases released. Another replica can take over at once;
 //   - the rest is for the telemetry, see runServe.
-func (s *service) shutDown(ctx context.Context, server *http.Server, timeout time.Duration, b background) error {
-	s.draining.Store(true)
+func (s *service) shutDown(
+	ctx context.Context, server *http.Server, clients *slowClients, c config, b background,
+) error {
+	timeout := c.ShutdownTimeout
+	s.health.drain()
+	clients.drain()
 	s.endsBy = time.Now().Add(timeout)
-	slog.InfoContext(ctx, "shutting down", "timeout", timeout)
+	slog.InfoContext(ctx, "shutting down", "delay", c.ShutdownDelay, "timeout", timeout)
 	work, cancel := context.WithDeadline(ctx, s.endsBy.Add(-timeout/4))
 	defer cancel()
 
 	var parts ends
 	parts.start("reconcile", func() error { return s.reconcile.Shutdown(work) })
+	<-time.After(c.ShutdownDelay)
+	clients.stop()
 	err := server.Shutdown(work)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests were still in flight after %s: %w", timeout*3/4, err), server.Close())

@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -12,7 +12,6 @@ import (
 
 	"nervous/app/api"
 	"nervous/app/identity"
-	"nervous/app/migrations"
 	"nervous/app/ratelimit"
 	"nervous/app/reconcile"
 	"nervous/app/roundtrips"
@@ -22,11 +21,14 @@ import (
 
 // service is one replica, built and not yet serving.
 type service struct {
-	handler   http.Handler
-	trending  *trending.Trending
-	reconcile *reconcile.Reconciler
-	limiter   *ratelimit.Limiter
-	draining  atomic.Bool
+	handler http.Handler
+	admin   http.Handler
+	// adminListener is nil where nothing probes.
+	adminListener net.Listener
+	health        *health
+	trending      *trending.Trending
+	reconcile     *reconcile.Reconciler
+	limiter       *ratelimit.Limiter
 	// endsBy is when the graceful end must be over, once it has begun.
 	endsBy time.Time
 	pool   *pgxpool.Pool
@@ -52,7 +54,7 @@ func build(ctx context.Context, c config) (*service, error) {
 	}
 
 	// The features.
-	s := &service{pool: pool, rdb: rdb}
+	s := &service{pool: pool, rdb: rdb, health: newHealth(pool, rdb)}
 	s.trending = trending.New(pool, rdb, trending.Options{
 		Namespace:      c.Redis.Namespace,
 		TTL:            c.Trending.TTL,
@@ -64,7 +66,7 @@ func build(ctx context.Context, c config) (*service, error) {
 		AcquireTimeout: c.Database.AcquireTimeout,
 	})
 
-	s.reconcile = reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.Redis, c.ReplicaID))
+	s.reconcile = reconcile.New(pool, rdb, reconcileOptions(c.Reconcile, c.Database, c.Redis, c.ReplicaID))
 
 	// How often a caller may call.
 	s.limiter = ratelimit.New(rdb, ratelimit.Options{
@@ -78,50 +80,49 @@ func build(ctx context.Context, c config) (*service, error) {
 
 	// The surface.
 	s.handler, err = api.New(api.Dependencies{
-		Trending:              s.trending,
-		Reconcile:             s.reconcile,
-		Limiter:               s.limiter,
-		Overall:               c.RateLimit.policy("overall", c.RateLimit.Limit, c.RateLimit.Window),
-		Runs:                  c.RateLimit.policy("runs", c.RateLimit.RunsLimit, c.RateLimit.RunsWindow),
-		Events:                c.RateLimit.policy("events", c.RateLimit.EventsLimit, c.RateLimit.EventsWindow),
-		Tokens:                identity.New(c.Tokens.Secret),
-		TrustedProxies:        c.TrustedProxies,
-		TrustedHops:           c.TrustedHops,
-		DefaultStrategy:       c.Trending.Strategy,
-		ReconcileStrategy:     c.Reconcile.Strategy,
-		AllowStrategyOverride: c.AllowStrategyOverride,
-		Ledger:                func(ctx context.Context) any { return telemetry.ReadLedger(ctx) },
-		Ready:                 s.ready,
-		Replica:               c.ReplicaID,
-		RequestTimeout:        c.RequestTimeout,
+		Trending:          s.trending,
+		Reconcile:         s.reconcile,
+		Limiter:           s.limiter,
+		Overall:           c.RateLimit.policy("overall", c.RateLimit.Limit, c.RateLimit.Window),
+		Runs:              c.RateLimit.policy("runs", c.RateLimit.RunsLimit, c.RateLimit.RunsWindow),
+		Events:            c.RateLimit.policy("events", c.RateLimit.EventsLimit, c.RateLimit.EventsWindow),
+		Tokens:            identity.New(c.Tokens.Secret),
+		TrustedProxies:    c.TrustedProxies,
+		TrustedHops:       c.TrustedHops,
+		DefaultStrategy:   c.Trending.Strategy,
+		ReconcileStrategy: c.Reconcile.Strategy,
+		Demo:              c.Demo.On,
+		Health:            s.health.now,
+		Replica:           c.ReplicaID,
+		RequestTimeout:    c.RequestTimeout,
 	})
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
+
+	// What only those who run the service ask.
+	ledger := func(ctx context.Context) any { return telemetry.ReadLedger(ctx) }
+	if !c.Demo.On {
+		ledger = nil
+	}
+	s.admin = api.NewAdmin(s.health.now, ledger)
 	return s, nil
 }
 
-func reconcileOptions(c reconcileConfig, r redisStore, replica string) reconcile.Options {
+func reconcileOptions(c reconcileConfig, d database, r redisStore, replica string) reconcile.Options {
 	return reconcile.Options{
-		Replica:    replica,
-		Namespace:  r.Namespace,
-		FlushAge:   c.FlushAge,
-		FlushSize:  c.FlushSize,
-		BufferSize: c.BufferSize,
-		Every:      c.Every,
-		ByItself:   c.Strategy,
-		CountEvery: c.CountEvery,
+		Replica:        replica,
+		Namespace:      r.Namespace,
+		FlushAge:       c.FlushAge,
+		FlushSize:      c.FlushSize,
+		BufferSize:     c.BufferSize,
+		Every:          c.Every,
+		ByItself:       c.Strategy,
+		CountEvery:     c.CountEvery,
+		AcquireTimeout: d.AcquireTimeout,
 	}
 }
 
 func (r *rateLimitConfig) policy(name string, limit int64, window time.Duration) ratelimit.Policy {
 	return ratelimit.Policy{Name: name, Limit: limit, Window: window, Strategy: r.Strategy, Fallback: r.Fallback}
-}
-
-// ready says whether requests are welcome. Redis is not asked for: without it the replica is slower, not useless.
-func (s *service) ready(ctx context.Context) error {
-	if s.draining.Load() {
-		return errors.New("this replica is shutting down")
-	}
-	return migrations.Check(ctx, s.pool)
 }

@@ -53,9 +53,6 @@ func problemOf(err error) problem {
 	if denied, ok := errors.AsType[deniedError](err); ok {
 		return denied.problem()
 	}
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return problem{Status: http.StatusServiceUnavailable, Title: "Database unavailable", retryAfterSeconds: 2}
-	}
 	if running, ok := errors.AsType[reconcile.RunningError](err); ok {
 		return problem{
 			Status: http.StatusConflict, Title: "A run goes on", Detail: "It is " + locationOf(running.ID) + ".",
@@ -97,6 +94,9 @@ func problemOf(err error) problem {
 	case errors.Is(err, context.Canceled):
 		return problem{Status: clientClosedRequest, Title: "Client closed request"}
 	}
+	if p, ok := fromStore(err); ok {
+		return p
+	}
 	return problem{Status: http.StatusInternalServerError, Title: http.StatusText(http.StatusInternalServerError)}
 }
 
@@ -109,7 +109,9 @@ func answerProblem(err error, c echo.Context) {
 	p := problemOf(err)
 	if p.Status == http.StatusInternalServerError {
 		slog.ErrorContext(ctx, "request failed", "route", c.Path(), "error", err)
-		trace.SpanFromContext(ctx).RecordError(err)
+	}
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && schemaIsMissing(refused.Code) {
+		slog.ErrorContext(ctx, "the database lacks a part of the schema: run `app migrate`", "route", c.Path(), "error", err)
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		p.TraceID = span.TraceID().String()

@@ -54,7 +54,7 @@ func FuzzHeaders(f *testing.F) {
 			}
 			left, err := httpsfv.UnmarshalList(got.Header().Values("RateLimit"))
 			require.NoError(t, err)
-			require.Equal(t, s.demo && strategy == "off", len(left) == 0)
+			require.True(t, len(left) > 0 || s.demo && strategy == "off")
 			require.Equal(t, got.Code == http.StatusTooManyRequests, got.Header().Get("Retry-After") != "")
 			for name, values := range got.Header() {
 				require.False(t, slices.ContainsFunc(values, func(v string) bool { return strings.ContainsAny(v, "\r\n") }), name)

@@ -7,28 +7,61 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
-// alive answers GET /healthz: the process runs. It asks nobody, because restarting a process mends no other.
-func alive(c echo.Context) error { return c.JSON(http.StatusOK, map[string]string{"status": "alive"}) }
+// Health is what a replica can do now. It is all that probes are told: not which store is away, or where it is.
+type Health string
 
-// ready answers GET /readyz: requests are welcome here.
-func ready(check func(context.Context) error) echo.HandlerFunc {
+const (
+	// Starting: the schema of this build was not seen yet. Not ready.
+	Starting Health = "starting"
+	// Ready for every request.
+	Ready Health = "ready"
+	// Degraded: Postgres is away. What is cached is served, and live events are buffered, so the replica stays ready.
+	Degraded Health = "degraded"
+	// Unavailable: Postgres and Redis are away. Not ready.
+	Unavailable Health = "unavailable"
+	// Draining: the replica is about to end. Not ready, but what still comes is served.
+	Draining Health = "draining"
+)
+
+// Welcome says whether requests should be sent here.
+func (h Health) Welcome() bool { return h == Ready || h == Degraded }
+
+type healthAnswer struct {
+	Status Health `json:"status"`
+}
+
+// alive answers GET /healthz: the process runs. It asks no store, because restarting a process mends none.
+func alive(c echo.Context) error { return c.JSON(http.StatusOK, healthAnswer{"alive"}) }
+
+// ready answers GET /readyz.
+func ready(now func() Health) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		if err := check(c.Request().Context()); err != nil {
+		state := now()
+		if !state.Welcome() {
 			return problem{
-				Status: http.StatusServiceUnavailable, Title: "Not ready", Detail: err.Error(), retryAfterSeconds: 1,
+				Status: http.StatusServiceUnavailable, Title: "Not ready", Detail: "The replica is " + string(state) + ".",
+				retryAfterSeconds: 1,
 			}
 		}
-		return c.JSON(http.StatusOK, map[string]string{"status": "ready"})
+		return c.JSON(http.StatusOK, healthAnswer{state})
 	}
 }
 
-// index answers GET /: where to go from here.
-func index(c echo.Context) error {
-	return c.JSON(http.StatusOK, map[string]string{
-		"trending":  "/posts/trending",
-		"settled":   "/payments/{id}/settled",
-		"reconcile": "/reconcile",
-		"alive":     "/healthz",
-		"ready":     "/readyz",
-	})
+// NewAdmin returns the handler of the listener that only probes and operators reach: no limit, no token. A nil ledger is
+// not shown.
+func NewAdmin(now func() Health, ledger func(context.Context) any) http.Handler {
+	e := echo.New()
+	e.HTTPErrorHandler = answerProblem
+	e.IPExtractor = echo.ExtractIPDirect()
+	reads(e, "/healthz", alive)
+	reads(e, "/readyz", ready(now))
+	if ledger != nil {
+		reads(e, "/ledger", readLedger(ledger), privateOnly)
+	}
+	return e
+}
+
+// reads registers a handler for GET and for HEAD, which is GET without the body.
+func reads(e *echo.Echo, path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) []*echo.Route {
+	return []*echo.Route{e.GET(path, h, m...), e.HEAD(path, h, m...)}
 }

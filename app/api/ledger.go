@@ -11,8 +11,8 @@ import (
 // ledgerPatience is how long a ledger may take: it has spans exported first, and a collector may not answer.
 const ledgerPatience = time.Second
 
-// ledger answers GET /ledger: what this replica's spans account for, for the audit. It asks no store.
-func ledger(read func(context.Context) any) echo.HandlerFunc {
+// readLedger answers GET /ledger: what this replica's spans account for, for the audit. It asks no store.
+func readLedger(read func(context.Context) any) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		ctx, cancel := context.WithTimeout(c.Request().Context(), ledgerPatience)
 		defer cancel()

@@ -13,9 +13,9 @@ import (
 // limits says by which policies each route is limited, and admits only what they hold. A path or method without a route
 // (404, 405) is limited too: only exempt makes an exception.
 type limits struct {
-	limiter       *ratelimit.Limiter
-	strategy      ratelimit.Strategy // as configured
-	allowOverride bool
+	limiter  *ratelimit.Limiter
+	strategy ratelimit.Strategy // as configured
+	demo     demo
 
 	// overall limits every route, and runs in addition those of also; it is nil if there is no such limit. events stands
 	// in for overall on the routes of events, for callers with that scope; nil if there is no such limit either.
@@ -34,7 +34,7 @@ type route struct{ method, path string }
 // newLimits compiles the policies. The error lists every fault in them.
 func newLimits(d Dependencies) (limits, error) {
 	l := limits{
-		limiter: d.Limiter, allowOverride: d.AllowStrategyOverride,
+		limiter: d.Limiter, demo: demo(d.Demo),
 		free: map[route]bool{}, more: map[route]bool{}, taken: map[route]bool{},
 	}
 	var inOverall, inRuns, inEvents error
@@ -109,7 +109,7 @@ func (l limits) admit(next echo.HandlerFunc) echo.HandlerFunc {
 			return next(c)
 		}
 		who := callerOf(c)
-		by, notChosen := l.choose(c.Request().Header.Get(strategyHeader))
+		by, notChosen := l.choose(c)
 		policies := l.policiesOf(asked, who, by)
 		decision, err := l.limiter.Check(c.Request().Context(), who.name, cost, policies...)
 		if err != nil {

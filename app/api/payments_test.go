@@ -58,7 +58,7 @@ func TestSettledBatch_Refusals(t *testing.T) {
 		`{}`:                         "payments",
 		`{"payments":[]}`:            "payments",
 		`{"payments":null}`:          "payments",
-		`null`:                       "payments",
+		`null`:                       "body",
 		numbers(1001):                "payments",
 		`{"payments":[1,0]}`:         "payments[1]",
 		`{"payments":[1,2,-3]}`:      "payments[2]",
@@ -68,7 +68,6 @@ func TestSettledBatch_Refusals(t *testing.T) {
 		`{"payments":[1],"extra":1}`: "body",
 		`{"payments":[1]} {}`:        "body",
 		`[1]`:                        "body",
-		`{"payments":[` + strings.Repeat("1,", 40_000) + `1]}`: "body",
 	} {
 		name := body[:min(len(body), 40)]
 		got := s.ask(t, http.MethodPost, "/payments/settled", body, "")

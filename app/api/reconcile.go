@@ -17,14 +17,14 @@ import (
 type reconcileHandler struct {
 	reconciler      *reconcile.Reconciler
 	defaultStrategy reconcile.Strategy
-	allowOverride   bool
+	demo            demo
 }
 
 // order is the body of POST /reconcile; all of it may be left out.
 type order struct {
 	Strategy string `json:"strategy"`
-	// Limit is how many of the pending payments the run is for, the first ones; 0 is all.
-	Limit int `json:"limit"`
+	// Limit is how many of the pending payments the run is for, the first ones; all if it is left out.
+	Limit *int `json:"limit"`
 }
 
 // jobAnswer is a run as callers see it. Times are in seconds.
@@ -65,7 +65,11 @@ func answerOf(j reconcile.Job) jobAnswer {
 		Total: j.Total, Examined: j.Examined, Progress: j.Progress(), RatePerSecond: j.Rate(), Seconds: j.Took.Seconds(),
 		Counts: j.Counts, RoundTrips: jobRoundTrips{j.DBTrips, j.RedisTrips, j.OwnTrips}, Degraded: j.Degraded,
 		Reopened: j.Reopened, Attempts: j.Attempts, Failures: j.Failures, Replica: j.Replica, TraceID: j.TraceID,
-		Error: j.Err, CreatedAt: j.CreatedAt,
+		CreatedAt: j.CreatedAt,
+	}
+	if j.Err != "" {
+		// Its text is the stores', and may name anything in them.
+		a.Error = "The run has failed. The trace and the replica's log say why."
 	}
 	if eta, known := j.ETA(); known {
 		a.ETASeconds = new(eta.Seconds())
@@ -84,12 +88,16 @@ func (h reconcileHandler) start(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	strategy, err := h.choose(asked.Strategy)
+	strategy, err := h.choose(c, asked.Strategy)
 	if err != nil {
 		return err
 	}
 	setStrategy(c, string(strategy))
-	job, err := h.reconciler.Start(c.Request().Context(), strategy, asked.Limit)
+	limit := 0 // all
+	if asked.Limit != nil {
+		limit = *asked.Limit
+	}
+	job, err := h.reconciler.Start(c.Request().Context(), strategy, limit)
 	if err != nil {
 		return pointToRunning(c, err)
 	}
@@ -105,16 +113,16 @@ func readOrder(c echo.Context) (asked order, err error) {
 	if err := decodeStrictly(c, maxOrder, &asked); err != nil && !errors.Is(err, io.EOF) {
 		return order{}, err
 	}
-	if asked.Limit < 0 || asked.Limit > math.MaxInt32 {
+	if asked.Limit != nil && (*asked.Limit < 1 || *asked.Limit > math.MaxInt32) {
 		return order{}, problem{
 			Status: http.StatusBadRequest, Title: "Limit out of range", Field: "limit",
-			Detail: fmt.Sprintf("It must be from 0, which is none, to %d.", math.MaxInt32),
+			Detail: fmt.Sprintf("It is %d and must be from 1 to %d. Without it the run is for all.", *asked.Limit, math.MaxInt32),
 		}
 	}
 	return asked, nil
 }
 
-func (h reconcileHandler) choose(name string) (reconcile.Strategy, error) {
+func (h reconcileHandler) choose(c echo.Context, name string) (reconcile.Strategy, error) {
 	if name == "" {
 		return h.defaultStrategy, nil
 	}
@@ -122,7 +130,7 @@ func (h reconcileHandler) choose(name string) (reconcile.Strategy, error) {
 	if err := chosen.UnmarshalText([]byte(name)); err != nil {
 		return "", unknownStrategy("strategy", err)
 	}
-	if !h.allowOverride && chosen != h.defaultStrategy {
+	if !h.demo.allows(c) && chosen != h.defaultStrategy {
 		return "", notYoursToChoose("strategy")
 	}
 	return chosen, nil

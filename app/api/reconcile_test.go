@@ -68,6 +68,10 @@ func TestRefusalsOfRunsAndEvents(t *testing.T) {
 		{demo, "reset", http.MethodDelete, unknown, ``, 403, "authorization", "Token does not allow this", ""},
 		{demo, "reconcile", http.MethodPost, "/reconcile", `{"strategy":"magic"}`, 400, "strategy", "Unknown strategy", ""},
 		{demo, "reconcile", http.MethodPost, "/reconcile", `{"strategy":7}`, 400, "strategy", "Wrong type", ""},
+		{demo, "reconcile", http.MethodPost, "/reconcile", `null`, 400, "body", "Body is not understood", ""},
+		{demo, "reconcile", http.MethodPost, "/reconcile", `{"limit":0}`, 400, "limit", "Limit out of range", ""},
+		{demo, "", http.MethodDelete, "/reconcile", ``, 401, "authorization", "Token required", ""},
+		{demo, "events", http.MethodDelete, "/reconcile", ``, 403, "authorization", "Token does not allow this", ""},
 		{demo, "reconcile", http.MethodPost, "/reconcile", `{"limit":-1}`, 400, "limit", "Limit out of range", ""},
 		{demo, "reconcile", http.MethodPost, "/reconcile", `{"limit":2147483648}`, 400, "limit", "Limit out of range", ""},
 		{demo, "reconcile", http.MethodPost, "/reconcile", `{"limit":"all"}`, 400, "limit", "Wrong type", ""},
@@ -78,7 +82,7 @@ func TestRefusalsOfRunsAndEvents(t *testing.T) {
 		{demo, "reconcile", http.MethodPost, "/reconcile", `{"limit":1`, 400, "body", "Body is not understood", ""},
 		{demo, "reconcile", http.MethodPost, "/reconcile", `{} {}`, 400, "body", "Body is not understood", ""},
 		{demo, "reconcile", http.MethodPost, "/reconcile", `{}}`, 400, "body", "Body is not understood", ""},
-		{demo, "reconcile", http.MethodPost, "/reconcile", huge, 400, "body", "Body is not understood", ""},
+		{demo, "reconcile", http.MethodPost, "/reconcile", huge, 413, "body", "Body too large", ""},
 		{demo, "", http.MethodGet, unknown, ``, 404, "id", "No such run", ""},
 		{demo, "", http.MethodGet, "/reconcile/1", ``, 404, "id", "No such run", ""},
 		{demo, "reconcile", http.MethodDelete, unknown, ``, 404, "id", "No such run", ""},
@@ -171,7 +175,7 @@ func TestARunOverHTTP(t *testing.T) {
 	const truth = `{"pending":3,"reconciled":7,"pending_that_agree":0,"reconciled_that_disagree":0}`
 	require.JSONEq(t, truth, string(s.ask(t, http.MethodGet, "/payments", "", "").body))
 
-	reset := s.ask(t, http.MethodDelete, "/reconcile", "", "")
+	reset := s.ask(t, http.MethodDelete, "/reconcile", "")
 	require.Equal(t, http.StatusNoContent, reset.StatusCode)
 	require.Empty(t, reset.body)
 	require.JSONEq(t, `{"pending":10,"reconciled":0,"pending_that_agree":7,"reconciled_that_disagree":0}`,

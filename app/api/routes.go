@@ -16,7 +16,6 @@ package api
 
 import (
 	"cmp"
-	"context"
 	"net/http"
 	"net/netip"
 	"time"
@@ -56,15 +55,12 @@ type Dependencies struct {
 	DefaultStrategy   trending.Strategy
 	ReconcileStrategy reconcile.Strategy
 
-	// AllowStrategyOverride lets callers choose a strategy, of the limits too, make the memory cold, undo what was
-	// reconciled or counted, and read the ledger. Only for a demo.
-	AllowStrategyOverride bool
+	// Demo lets callers with a loopback or private address choose a strategy, of the limits too, make the memory cold, and
+	// undo what was reconciled or counted.
+	Demo bool
 
-	// Ledger returns what can be said, as JSON, of this process's calls to the stores.
-	Ledger func(context.Context) any
-
-	// Ready returns nil while the replica can serve.
-	Ready func(context.Context) error
+	// Health returns what the replica can do now, at once.
+	Health func() Health
 
 	// Replica names this process in X-Served-By.
 	Replica string
@@ -102,45 +98,50 @@ func New(d Dependencies) (http.Handler, error) {
 		limits.admit,
 	)
 
-	e.GET("/", index)
+	reads(e, "/", index)
+	reads(e, "/openapi.yaml", describeSurface)
 
-	// A probe that is denied would take a healthy replica away from everybody.
-	limits.exempt(e.GET("/healthz", alive), e.GET("/readyz", ready(d.Ready)))
-	if d.AllowStrategyOverride {
-		// Whoever has nothing left could not ask for it.
-		limits.exempt(e.DELETE("/ratelimit", limits.reset))
-		// To be counted would be a call to a store, which this is to tell about.
-		limits.exempt(e.GET("/ledger", ledger(d.Ledger)))
+	// A probe that is denied would take a healthy replica out of service.
+	limits.exempt(reads(e, "/healthz", alive)...)
+	limits.exempt(reads(e, "/readyz", ready(d.Health))...)
+	if d.Demo {
+		// Exempt, so an exhausted client can reset its quota.
+		limits.exempt(e.DELETE("/ratelimit", limits.reset, privateOnly))
 	}
 
-	posts := trendingHandler{d.Trending, d.DefaultStrategy, d.AllowStrategyOverride}
-	e.GET("/posts/trending", posts.list)
-	if d.AllowStrategyOverride {
-		e.DELETE("/posts/trending", posts.forget)
+	posts := trendingHandler{d.Trending, d.DefaultStrategy, demo(d.Demo)}
+	reads(e, "/posts/trending", posts.list)
+	if d.Demo {
+		e.DELETE("/posts/trending", posts.forget, privateOnly)
 	}
 
-	payments := reconcileHandler{d.Reconcile, d.ReconcileStrategy, d.AllowStrategyOverride}
+	payments := reconcileHandler{d.Reconcile, d.ReconcileStrategy, demo(d.Demo)}
 	mayReconcile := requireScope("reconcile")
 	limits.takeEvents(
 		e.POST("/payments/:id/settled", payments.settled),
 		e.POST("/payments/settled", payments.settledBatch),
 	)
 	limits.alsoRuns(e.POST("/reconcile", payments.start, mayReconcile))
-	e.GET("/reconcile/:id", payments.show)
+	reads(e, "/reconcile/:id", payments.show)
 	e.DELETE("/reconcile/:id", payments.cancel, mayReconcile)
-	if d.AllowStrategyOverride {
-		e.GET("/payments", payments.truth)
-		e.DELETE("/reconcile", payments.reset)
+	if d.Demo {
+		reads(e, "/payments", payments.truth, privateOnly)
+		e.DELETE("/reconcile", payments.reset, privateOnly, mayReconcile)
 	}
 
-	// Probes come every second from every side; their spans would bury the others. And who reads how many spans there are
-	// makes none.
-	notAProbe := func(r *http.Request) bool {
-		return r.URL.Path != "/healthz" && r.URL.Path != "/readyz" && r.URL.Path != "/ledger"
-	}
+	// Probes come every second from every side; their spans would bury the others.
+	notAProbe := func(r *http.Request) bool { return r.URL.Path != "/healthz" && r.URL.Path != "/readyz" }
 	// An address is whom a request counts for. The instrumentation would write it into the span, and believe whatever
 	// X-Forwarded-For says; the last to set an attribute wins.
 	anonymous := trace.WithAttributes(
 		attribute.String("client.address", ""), attribute.String("network.peer.address", ""))
-	return otelhttp.NewHandler(e, "http.server", otelhttp.WithFilter(notAProbe), otelhttp.WithSpanOptions(anonymous)), nil
+	return surface{
+		otelhttp.NewHandler(e, "http.server", otelhttp.WithFilter(notAProbe), otelhttp.WithSpanOptions(anonymous)), e,
+	}, nil
+}
+
+// surface is the handler, and knows its routes.
+type surface struct {
+	http.Handler
+	routes *echo.Echo
 }

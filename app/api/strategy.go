@@ -27,6 +27,6 @@ func unknownStrategy(field string, err error) problem {
 func notYoursToChoose(field string) problem {
 	return problem{
 		Status: http.StatusForbidden, Title: "Strategy is not yours to choose", Field: field,
-		Detail: "This deployment works by the strategy it is configured with (ALLOW_STRATEGY_OVERRIDE is false).",
+		Detail: "Only a demo lets callers choose, and only those with a loopback or private address.",
 	}
 }

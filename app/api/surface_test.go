@@ -2,7 +2,6 @@ package api_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -73,7 +72,7 @@ func newSurface(t testing.TB, demo bool, changes ...func(*api.Dependencies, redi
 		// A machine that is busy with other tests is no fault of Redis's.
 		Limiter: ratelimit.New(rdb, ratelimit.Options{Replica: "test-1", Budget: 5 * time.Second}),
 		Overall: policy("overall", 100_000), DefaultStrategy: trending.Lease, ReconcileStrategy: reconcile.Buffered,
-		AllowStrategyOverride: demo, Ready: func(context.Context) error { return nil }, Replica: "test-1",
+		Demo: demo, Health: func() api.Health { return api.Ready }, Replica: "test-1",
 		RequestTimeout: 5 * time.Second,
 	}
 	for _, change := range changes {
@@ -81,7 +80,7 @@ func newSurface(t testing.TB, demo bool, changes ...func(*api.Dependencies, redi
 	}
 	s.handler, err = api.New(d)
 	require.NoError(t, err)
-	h := httptest.NewServer(s.handler)
+	h := httptest.NewServer(asDescribed(t, s.handler))
 	t.Cleanup(h.Close)
 	s.url = h.URL
 	return s

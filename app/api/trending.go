@@ -14,7 +14,7 @@ import (
 type trendingHandler struct {
 	trending        *trending.Trending
 	defaultStrategy trending.Strategy
-	allowOverride   bool
+	demo            demo
 }
 
 type trendingAnswer struct {
@@ -25,7 +25,7 @@ type trendingAnswer struct {
 
 // list answers GET /posts/trending[?strategy=].
 func (h trendingHandler) list(c echo.Context) error {
-	strategy, err := h.choose(c.QueryParam("strategy"))
+	strategy, err := h.choose(c, c.QueryParam("strategy"))
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (h trendingHandler) forget(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-func (h trendingHandler) choose(name string) (trending.Strategy, error) {
+func (h trendingHandler) choose(c echo.Context, name string) (trending.Strategy, error) {
 	if name == "" {
 		return h.defaultStrategy, nil
 	}
@@ -54,7 +54,7 @@ func (h trendingHandler) choose(name string) (trending.Strategy, error) {
 	if err := chosen.UnmarshalText([]byte(name)); err != nil {
 		return "", unknownStrategy("strategy", err)
 	}
-	if !h.allowOverride && chosen != h.defaultStrategy {
+	if !h.demo.allows(c) && chosen != h.defaultStrategy {
 		return "", notYoursToChoose("strategy")
 	}
 	return chosen, nil

@@ -34,7 +34,7 @@ import (
 type Options struct {
 	// DatabaseURL and RedisURL are what the replicas use: the same database in the same role.
 	DatabaseURL, RedisURL string
-	// Replicas are the base URLs of all replicas, as in http://127.0.0.1:8081.
+	// Replicas are the base URLs of all replicas' ADMIN_ADDR, as in http://127.0.0.1:8091.
 	Replicas []string
 	// Patience is how long to wait for a quiet moment, and for a difference to go away: a call that is under way is
 	// counted by the server before its span ends. Defaults to 15 s.

@@ -19,8 +19,8 @@ import (
 // limit, cold and warm, live events, denials, and requests that are wrong. It makes payments pending again, and memory
 // cold. On two cores with the full data it takes about half a minute, most of it for the naive strategies.
 type Mixed struct {
-	// Replicas are base URLs, each asked as likely as the others.
-	Replicas []string
+	// Doors are the base URLs that the load is sent to, each as likely as the others: a front door, or all replicas.
+	Doors []string
 	// Bearer mints what the user shows in Authorization, with the scope reconcile.
 	Bearer func(user string) (string, error)
 
@@ -88,8 +88,8 @@ func (m *Mixed) events(ctx context.Context) error {
 func (m *Mixed) runs(ctx context.Context) error {
 	for _, by := range []struct {
 		strategy string
-		limit    int // 0 is all
-	}{{"buffered", 0}, {"single_statement", 0}, {"n_plus_one", 2000}, {"batched_reads", 2000}} {
+		limit    string // of the payments, as JSON
+	}{{"buffered", "null"}, {"single_statement", "null"}, {"n_plus_one", "2000"}, {"batched_reads", "2000"}} {
 		if err := m.run(ctx, by.strategy, by.limit); err != nil {
 			return err
 		}
@@ -98,12 +98,12 @@ func (m *Mixed) runs(ctx context.Context) error {
 }
 
 // run makes payments pending, starts a run and stays with it to its end.
-func (m *Mixed) run(ctx context.Context, strategy string, limit int) error {
+func (m *Mixed) run(ctx context.Context, strategy, limit string) error {
 	if err := m.ask(ctx, request{method: http.MethodDelete, path: "/reconcile"}); err != nil {
 		return err
 	}
 	var run struct{ ID, State string }
-	order := fmt.Sprintf(`{"strategy":%q,"limit":%d}`, strategy, limit)
+	order := fmt.Sprintf(`{"strategy":%q,"limit":%s}`, strategy, limit)
 	if err := m.ask(ctx, request{method: http.MethodPost, path: "/reconcile", body: order, into: &run}); err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (m *Mixed) ask(ctx context.Context, r request) error {
 	if err != nil {
 		return err
 	}
-	address := strings.TrimRight(m.Replicas[rand.IntN(len(m.Replicas))], "/") + r.path
+	address := strings.TrimRight(m.Doors[rand.IntN(len(m.Doors))], "/") + r.path
 	sent, err := http.NewRequestWithContext(ctx, r.method, address, bytes.NewBufferString(r.body))
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ func Find(ctx context.Context, bases []string) ([]string, error) {
 	for _, base := range bases {
 		u, err := url.Parse(base)
 		if err != nil || u.Host == "" {
-			return nil, fmt.Errorf("%q is not the address of a replica, as http://127.0.0.1:8081 is", base)
+			return nil, fmt.Errorf("%q is not the address of a replica, as http://127.0.0.1:8091 is", base)
 		}
 		addresses, err := net.DefaultResolver.LookupHost(ctx, u.Hostname())
 		if err != nil {
@@ -69,7 +69,7 @@ func ask(ctx context.Context, address string) (told telemetry.Ledger, err error)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return told, fmt.Errorf("%s: %s (a replica shows its ledger in the demo only: ALLOW_STRATEGY_OVERRIDE=true)",
+		return told, fmt.Errorf("%s: %s (a replica shows its ledger at its ADMIN_ADDR, and in a demo only: DEMO=true)",
 			address, answer.Status)
 	}
 	if err := json.NewDecoder(answer.Body).Decode(&told); err != nil {

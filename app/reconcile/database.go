@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -29,23 +30,35 @@ const (
 	// endTimeout is longer: the end waits for the transactions that mark, and the server ends one that stands still
 	// after five seconds.
 	endTimeout = 10 * time.Second
+	// wholeTableTimeout is of the demo's statements, which read or write all payments.
+	wholeTableTimeout = 5 * time.Minute
 )
 
 // database bounds every statement. A Postgres that has failed over without closing connections does not answer on
 // those; without a deadline of the client, a statement waits there for a quarter of an hour.
 type database struct {
 	*pgxpool.Pool
+	acquire time.Duration
 
 	mu    sync.Mutex
 	reset time.Time
 }
 
-// within runs f with a deadline. When it passes, the other idle connections may lead to the same dead server, so the
+// within runs f, which is one statement, with a deadline. Where Postgres allows no further connection, f waits up to
+// acquire for one of the pool's. When it passes, the other idle connections may lead to the same dead server, so the
 // pool replaces them: at most once in that time, because a server may also be only slow.
 func (d *database) within(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := f(bounded)
+	for giveUp := time.Now().Add(d.acquire); isFull(err) && time.Now().Before(giveUp); {
+		select {
+		case <-time.After(10*time.Millisecond + rand.N(10*time.Millisecond)):
+			err = f(bounded)
+		case <-bounded.Done():
+			return err
+		}
+	}
 	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
 		d.replaceIdle(timeout)
 	}
@@ -71,6 +84,9 @@ func (d *database) connect(ctx context.Context) (*pgx.Conn, error) {
 	}
 	return pgx.ConnectConfig(ctx, c.ConnConfig)
 }
+
+// isFull says that Postgres has refused a connection because there are as many as it allows.
+func isFull(err error) bool { return hasCode(err, "53300") }
 
 // stale says that a transaction was refused by reconcile_fence or reconcile_seal.
 func stale(err error) bool { return hasCode(err, "RCF01") }

@@ -61,6 +61,8 @@ func (r *Reconciler) markDirectly(ctx context.Context, payments []int64) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := r.db.markLive(ctx, r.db, payments)
-	return err
+	return r.db.within(ctx, r.options.DirectWait, func(ctx context.Context) error {
+		_, err := r.db.markLive(ctx, r.db, payments)
+		return err
+	})
 }

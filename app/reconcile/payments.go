@@ -155,7 +155,9 @@ func (d *database) find(ctx context.Context, c conn, id int64) (finding Finding,
 
 // Truth counts all payments, and compares each: it reads both tables whole.
 func (r *Reconciler) Truth(ctx context.Context) (t Truth, err error) {
-	err = r.db.QueryRow(ctx, truthSQL).Scan(&t.Pending, &t.Reconciled, &t.PendingThatAgree, &t.ReconciledThatDisagree)
+	err = r.db.within(ctx, wholeTableTimeout, func(ctx context.Context) error {
+		return r.db.QueryRow(ctx, truthSQL).Scan(&t.Pending, &t.Reconciled, &t.PendingThatAgree, &t.ReconciledThatDisagree)
+	})
 	if err != nil {
 		return Truth{}, fmt.Errorf("count payments: %w", err)
 	}
@@ -182,14 +184,16 @@ WITH reconciled AS MATERIALIZED (
 UPDATE payments p SET status = 'pending', reconciled_at = NULL, reconciled_by = NULL
 FROM reconciled r
 WHERE p.id = r.id`
-	_, err := r.db.Exec(ctx, reset)
-	if err != nil {
-		return fmt.Errorf("reset payments: %w", err)
-	}
-	// So that each run starts from the same: without the dead rows of the one before, and with a planner who knows that
-	// everything is pending.
-	if _, err := r.db.Exec(ctx, "VACUUM (ANALYZE) payments"); err != nil {
-		return fmt.Errorf("reset payments: %w", err)
+	// VACUUM, so that each run starts from the same: without the dead rows of the one before, and with statistics that say
+	// that everything is pending.
+	for _, statement := range []string{reset, "VACUUM (ANALYZE) payments"} {
+		err := r.db.within(ctx, wholeTableTimeout, func(ctx context.Context) error {
+			_, err := r.db.Exec(ctx, statement)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("reset payments: %w", err)
+		}
 	}
 	return dropped
 }

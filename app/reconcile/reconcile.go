@@ -59,6 +59,10 @@ type Options struct {
 	// BufferLease is how long a flusher that died holds up its generation: see buffer.Options.
 	BufferLease time.Duration
 
+	// AcquireTimeout bounds the wait for a connection of the pool where Postgres allows no further one. Defaults to two
+	// seconds.
+	AcquireTimeout time.Duration
+
 	// Every is how long after the last complete run the next one is started by itself, by ByItself: one over all replicas,
 	// whatever became of others with a limit. Defaults to never.
 	Every    time.Duration
@@ -89,6 +93,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.BufferSize == 0 {
 		o.BufferSize = 1_000_000
+	}
+	if o.AcquireTimeout == 0 {
+		o.AcquireTimeout = 2 * time.Second
 	}
 	if o.Direct == 0 {
 		o.Direct = 4
@@ -121,9 +128,10 @@ type Reconciler struct {
 // New returns a Reconciler over the payments in Postgres and the buffer in Redis. Run must be running for runs and
 // flushes to happen.
 func New(pool *pgxpool.Pool, rdb redis.UniversalClient, o Options) *Reconciler {
+	o = o.withDefaults()
 	life, kill := context.WithCancel(context.Background())
 	r := &Reconciler{
-		life: life, kill: kill, db: &database{Pool: pool}, options: o.withDefaults(), tel: newInstruments(),
+		life: life, kill: kill, db: &database{Pool: pool, acquire: o.AcquireTimeout}, options: o, tel: newInstruments(),
 		asked: make(chan struct{}, 1),
 	}
 	r.buffers = buffer.New(rdb, pool, buffer.Options[int64]{

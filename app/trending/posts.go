@@ -5,9 +5,11 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -108,6 +110,15 @@ func (p posts) withConn(ctx context.Context, f func(*pgxpool.Conn) error) error 
 	patience, cancel := context.WithTimeout(ctx, p.acquireTimeout)
 	defer cancel()
 	conn, err := p.pool.Acquire(patience)
+	for isFull(err) {
+		// Postgres allows no further connection, so one of the pool's must come free.
+		select {
+		case <-time.After(10*time.Millisecond + rand.N(10*time.Millisecond)):
+			conn, err = p.pool.Acquire(patience)
+		case <-patience.Done():
+			err = patience.Err()
+		}
+	}
 	switch {
 	case err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: waited %s", ErrBusy, p.acquireTimeout)
@@ -116,4 +127,11 @@ func (p posts) withConn(ctx context.Context, f func(*pgxpool.Conn) error) error 
 	}
 	defer conn.Release()
 	return f(conn)
+}
+
+// isFull says that Postgres has refused a connection because there are as many as it allows.
+func isFull(err error) bool {
+	const tooManyConnections = "53300"
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && refused.Code == tooManyConnections
 }
