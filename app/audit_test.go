@@ -203,6 +203,7 @@ func TestAnAuditThatCannotBeMadeSaysWhy(t *testing.T) {
 			require.NoError(t, a.processes[0].stop())
 			again := maps.Clone(a.environment)
 			again["LISTEN_ADDR"] = strings.TrimPrefix(a.replicas[0], "http://")
+			again["ADMIN_ADDR"] = strings.TrimPrefix(a.admins[0], "http://")
 			startReplica(whole, "one", again)
 			return nil
 		})

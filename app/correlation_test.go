@@ -26,6 +26,8 @@ func TestCorrelation(t *testing.T) {
 		w.got(http.StatusNotFound, "one", http.MethodGet, "/nowhere", ""))
 	w.continued = []continued{w.goOn("one", "00"), w.goOn("two", "01")}
 	w.does("ALTER TABLE posts RENAME TO mislaid")
+	w.does(`CREATE VIEW posts AS SELECT id, author_id, title, created_at + (1 / (id - id)) * interval '1 s' AS created_at
+		FROM mislaid`)
 	w.failed = w.got(http.StatusInternalServerError, "two", http.MethodGet, "/posts/trending?strategy=preload", "")
 	w.answers = append(w.answers, w.failed)
 	w.received.Until(t, "the event's flush", func() bool { return len(w.received.Spans("buffer.flush")) == 1 })

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -76,6 +77,9 @@ func (h *health) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, healthPatience)
 	defer cancel()
 	err := migrations.Check(ctx, h.pool)
+	if errors.Is(err, context.Canceled) {
+		return // the service ends
+	}
 	starting := h.now() == api.Starting
 	state, said := api.Ready, ""
 	switch {

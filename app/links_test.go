@@ -454,7 +454,7 @@ var roots = []struct{ call, why string }{
 	{`HELLO|PIPELINE SCRIPT LOAD`, "a connection is set up for whoever comes to use it"},
 	{`CONNECT|PREPARE \w+`, "likewise: the pool connects by itself"},
 	{`(UN)?SUBSCRIBE|PING`, "a subscription serves all who wait"},
-	{`SELECT`, "is the replica ready? It is asked by probes, and those have no span"},
+	{`schema_version`, "is the replica ready? It looks in the background"},
 	{`pooler_probe`, "is there a pooler? Asked once, before the pool connects"},
 	{`reconcile_(look|take)`, "a worker looks for a run, and has a span once it has taken one"},
 	{`reconcile_(due|disagreeing|prune|prune_due)|buffer_prune`, "the schedule, which no request has asked for"},

@@ -41,7 +41,7 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 	c.MaxConns, c.MinConns = d.MaxConns, d.MaxConns
 	named(c.ConnConfig, "nervous")
 	c.ConnConfig.DialFunc = dialer()
-	p := &pooler{settings: sessionSettings(d), modeIsChosen: address.Has("default_query_exec_mode")}
+	p := &pooler{settings: sessionSettings(d)}
 	refused := &full{}
 	c.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
 		if err := refused.refusal(); err != nil {
@@ -53,7 +53,11 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 		if conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
 			return nil // a pooler may send the next statement to another session, which has not prepared it
 		}
-		return errors.Join(trending.Prepare(ctx, conn), reconcile.Prepare(ctx, conn))
+		err := errors.Join(trending.Prepare(ctx, conn), reconcile.Prepare(ctx, conn))
+		if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "42P01" { // undefined_table
+			err = fmt.Errorf("the database lacks a part of the schema: run `app migrate`: %w", err)
+		}
+		return err
 	}
 	// The default pings a connection that was idle for a second, one more round-trip for the next request. A look at
 	// the socket, which costs none, finds those that the server has closed; only they are pinged, and so replaced.
@@ -79,8 +83,6 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 // and prepares no named statements.
 type pooler struct {
 	settings map[string]string
-	// modeIsChosen: the connection string says how statements are sent, and that stays.
-	modeIsChosen bool
 
 	mu           sync.Mutex
 	known, there bool
@@ -93,7 +95,9 @@ func (p *pooler) beforeConnect(ctx context.Context, c *pgx.ConnConfig) error {
 		return err
 	}
 	if there {
-		if !p.modeIsChosen {
+		// Another mode, which the connection string chose, stays: these two need the same session for two round-trips.
+		switch c.DefaultQueryExecMode {
+		case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeDescribeExec:
 			c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		}
 		return nil

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"nervous/app/identity"
 	"nervous/app/servicetest"
 )
 
@@ -43,7 +41,7 @@ func TestPgBouncer(t *testing.T) {
 			for _, strategy := range []string{"n_plus_one", "batched_reads", "buffered", "single_statement"} {
 				require.Equal(t, "done", d.reconciled(t, strategy))
 				require.JSONEq(t, truth, string(ask(t, http.MethodGet, d.url+"/payments").body))
-				require.Equal(t, http.StatusNoContent, ask(t, http.MethodDelete, d.url+"/reconcile").status)
+				require.Equal(t, http.StatusNoContent, askAs(t, "reconcile", http.MethodDelete, d.url+"/reconcile", "").status)
 			}
 			require.Equal(t, http.StatusAccepted, ask(t, http.MethodPost, d.url+"/payments/1/settled").status)
 			const marked = `{"pending":99,"reconciled":1,"pending_that_agree":96,"reconciled_that_disagree":0}`
@@ -57,13 +55,7 @@ func TestPgBouncer(t *testing.T) {
 // reconciled makes a run and returns how it has ended.
 func (d deployment) reconciled(t *testing.T, strategy string) (state string) {
 	t.Helper()
-	token, err := identity.New(tokenSecret).Mint(identity.Caller{User: "42", Scopes: []string{"reconcile"}}, time.Hour)
-	require.NoError(t, err)
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.url+"/reconcile",
-		strings.NewReader(`{"strategy":"`+strategy+`"}`))
-	require.NoError(t, err)
-	request.Header.Set("Authorization", "Bearer "+token)
-	accepted := send(t, request)
+	accepted := askAs(t, "reconcile", http.MethodPost, d.url+"/reconcile", `{"strategy":"`+strategy+`"}`)
 	require.Equal(t, http.StatusAccepted, accepted.status, "%s", accepted.body)
 	var job struct{ State string }
 	require.Eventually(t, func() bool {

@@ -59,6 +59,14 @@ type replicaProcess struct {
 // DATABASE_URL and REDIS_URL must be among them. It ends with its test.
 func startReplica(t testing.TB, name string, variables map[string]string) *replicaProcess {
 	t.Helper()
+	r := startUnready(t, name, variables)
+	r.awaitReady()
+	return r
+}
+
+// startUnready does not wait until the replica is ready.
+func startUnready(t testing.TB, name string, variables map[string]string) *replicaProcess {
+	t.Helper()
 	address := cmp.Or(variables["LISTEN_ADDR"], freeAddress(t))
 	admin := cmp.Or(variables["ADMIN_ADDR"], freeAddress(t))
 	r := &replicaProcess{
@@ -87,7 +95,6 @@ func startReplica(t testing.TB, name string, variables map[string]string) *repli
 		}
 		r.Kill()
 	})
-	r.awaitReady()
 	return r
 }
 
@@ -105,6 +112,16 @@ func (r *replicaProcess) awaitReady() {
 			require.Fail(r.t, "it has ended", "%s: %v", r.name, err)
 		}
 	}
+}
+
+// answers says whether it listens.
+func (r *replicaProcess) answers() bool {
+	conn, err := net.DialTimeout("tcp", r.url[len("http://"):], time.Second)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 func (r *replicaProcess) ready() bool {

@@ -166,7 +166,7 @@ func TestReconcileAndResetAreUsedWrongly(t *testing.T) {
 		require.Empty(t, out.String())
 	}
 	p := program{environment(variables), &bytes.Buffer{}, &bytes.Buffer{}}
-	require.ErrorContains(t, run(t.Context(), p, []string{"reset"}), "only a demo may (DEMO=true)")
+	require.ErrorContains(t, run(t.Context(), p, []string{"reset"}), "for a demo only: set DEMO=true")
 	p.getenv = environment(nil)
 	for _, command := range []string{"reconcile", "reset"} {
 		require.ErrorContains(t, run(t.Context(), p, []string{command}), "DATABASE_URL is required and not set")

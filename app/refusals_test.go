@@ -74,6 +74,11 @@ func TestServe_RedisThatRefuses(t *testing.T) {
 				f.got(http.StatusOK, "one", http.MethodGet, "/", "")
 				f.got(http.StatusAccepted, "one", http.MethodPost, "/payments/1/settled", "")
 			}
+			if fault.refused == "READONLY" || fault.refused == "MISCONF" {
+				refused := f.got(http.StatusServiceUnavailable, "one", http.MethodDelete, "/posts/trending", "")
+				require.NotEmpty(t, refused.header.Get("Retry-After"))
+				require.NotContains(t, string(refused.reply.body), fault.refused)
+			}
 			fault.heal(t)
 			require.Eventually(t, func() bool {
 				read := f.got(http.StatusOK, "one", http.MethodGet, "/posts/trending", "")

@@ -112,7 +112,7 @@ func (s *slowClients) bound(next http.Handler) http.Handler {
 		}}
 		r.Body = body
 		next.ServeHTTP(w, r)
-		if !body.whole {
+		if !body.whole && !body.broken {
 			cutOff()
 			_ = connection.SetReadDeadline(time.Now().Add(refusedBody)) // net/http reads the rest before it answers
 		}
@@ -123,14 +123,18 @@ func (s *slowClients) bound(next http.Handler) http.Handler {
 type boundedBody struct {
 	io.ReadCloser
 	arrived func()
-	whole   bool
+	// whole: it is there. broken: it is late, or the client has gone.
+	whole, broken bool
 }
 
 func (b *boundedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if errors.Is(err, io.EOF) && !b.whole {
+	switch {
+	case errors.Is(err, io.EOF) && !b.whole:
 		b.whole = true
 		b.arrived()
+	case err != nil && !b.whole:
+		b.broken = true
 	}
 	return n, err
 }

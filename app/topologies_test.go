@@ -163,7 +163,7 @@ func TestServe_Topologies(t *testing.T) {
 				audited += "?skip_verify=true"
 			}
 			report, err := audit.Run(t.Context(), audit.Options{
-				DatabaseURL: c.environment["DATABASE_URL"], RedisURL: audited, Replicas: c.replicas,
+				DatabaseURL: c.environment["DATABASE_URL"], RedisURL: audited, Replicas: c.admins,
 			}, func(ctx context.Context) error { return c.everything(ctx, t) })
 			require.NoError(t, err)
 			if !report.Complete() {
@@ -233,7 +233,7 @@ func TestServe_Resharding(t *testing.T) {
 		require.NoError(t, err)
 	}
 	report, err := audit.Run(t.Context(), audit.Options{
-		DatabaseURL: c.environment["DATABASE_URL"], RedisURL: cluster.URL(), Replicas: c.replicas,
+		DatabaseURL: c.environment["DATABASE_URL"], RedisURL: cluster.URL(), Replicas: c.admins,
 	}, func(ctx context.Context) error { return c.throughResharding(ctx, t, cluster) })
 	require.NoError(t, err)
 	untraced := map[string]int64{}
@@ -402,7 +402,7 @@ func failOverUnderLoad(t *testing.T, url string, failOver func(context.Context) 
 		return known == 4
 	}, 20*time.Second, 10*time.Millisecond, "each of two replicas knows both")
 	_, err := audit.Run(t.Context(), audit.Options{
-		DatabaseURL: c.environment["DATABASE_URL"], RedisURL: url, Replicas: c.replicas,
+		DatabaseURL: c.environment["DATABASE_URL"], RedisURL: url, Replicas: c.admins,
 	}, func(ctx context.Context) error { return c.throughFailover(ctx, t, failOver) })
 	require.ErrorIs(t, err, audit.ErrCountsLost)
 	t.Log(err)

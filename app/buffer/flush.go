@@ -224,11 +224,10 @@ func (b *Buffers[ID]) commit(ctx context.Context, all []*flushing[ID]) (Flushed,
 func (b *Buffers[ID]) record(
 	ctx context.Context, tx pgx.Tx, all []*flushing[ID],
 ) (fresh map[uuid.UUID]bool, err error) {
-	var ids []uuid.UUID
-	var names []string
+	var ids, names []string // ids as text, which every way to send a statement knows (default_query_exec_mode)
 	var items []int32
 	for _, fl := range all {
-		ids = append(ids, fl.g.ID)
+		ids = append(ids, fl.g.ID.String())
 		names = append(names, b.options.Name+":"+fl.g.Buffer)
 		items = append(items, int32(len(fl.ids))) //nolint:gosec // a generation is bounded
 	}

@@ -31,8 +31,10 @@ func (a Address) Has(parameter string) bool { return a.parameters[parameter] }
 // The error says what is wrong, and holds no part of the string that may belong to the password.
 func Parse(text string) (Address, error) {
 	text = strings.TrimSpace(text)
-	if u, err := url.Parse(text); err == nil && misplaced(u) {
-		return Address{}, errors.New(unencoded + "; accepted are " + Forms)
+	if isURL(text) {
+		if u, err := url.Parse(text); err != nil || misplaced(u) {
+			return Address{}, errors.New(unencoded + "; accepted are " + Forms)
+		}
 	}
 	config, err := pgxpool.ParseConfig(text)
 	if err != nil {
@@ -56,7 +58,7 @@ const unencoded = "it is no valid URL; special characters in a user or a passwor
 // has ended it, and the rest of the password is taken for a path or a fragment, which messages would show.
 func misplaced(u *url.URL) bool {
 	query, _, _ := strings.Cut(u.RawQuery, "=")
-	return u.User == nil && strings.Contains(u.Path+u.Fragment+query, "@")
+	return u.Fragment != "" || u.User == nil && strings.Contains(u.Path+query, "@")
 }
 
 // harmless says what is wrong. pgx quotes the connection string and parts of it, so its words are only repeated where the
@@ -66,7 +68,7 @@ func harmless(err error, text string) string {
 		return "it is no valid connection string"
 	}
 	u, invalid := url.Parse(text)
-	if invalid != nil || strings.Count(text, "@") > 1 || u.Query().Has("password") || u.Fragment != "" {
+	if invalid != nil || strings.Count(text, "@") > 1 || u.Query().Has("password") {
 		return unencoded
 	}
 	if parse, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {

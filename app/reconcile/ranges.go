@@ -123,18 +123,18 @@ func (r *Reconciler) applyLive(
 // next one.
 func (r *Reconciler) ownership(ctx context.Context, names []string) (map[string]buffer.Ownership, error) {
 	runs := map[uuid.UUID][]string{}
-	var ids []uuid.UUID
+	var ids []string // as text, which every way to send a statement knows (default_query_exec_mode)
 	for _, name := range names {
 		if run, is := runOf(name); is {
 			runs[run] = append(runs[run], name)
-			ids = append(ids, run)
+			ids = append(ids, run.String())
 		}
 	}
 	if len(ids) == 0 {
 		return nil, nil
 	}
 	const going = `-- name: reconcile_going
-SELECT id FROM reconcile_jobs WHERE id = ANY($1) AND state IN ('running', 'cancelling')`
+SELECT id FROM reconcile_jobs WHERE id = ANY($1::uuid[]) AND state IN ('running', 'cancelling')`
 	owned := map[string]buffer.Ownership{}
 	for _, names := range runs {
 		for _, name := range names {
