@@ -120,9 +120,11 @@ type Reconciler struct {
 	// direct holds one token for each live event that is being written to Postgres.
 	direct chan struct{}
 	// parts is the work of Run. life ends when Shutdown cancels what is left of it.
-	parts sync.WaitGroup
-	life  context.Context
-	kill  context.CancelFunc
+	parts  sync.WaitGroup
+	ending sync.Mutex
+	ended  bool
+	life   context.Context
+	kill   context.CancelFunc
 }
 
 // New returns a Reconciler over the payments in Postgres and the buffer in Redis. Run must be running for runs and
@@ -173,9 +175,13 @@ func withTally(ctx context.Context, operation string, s Strategy) context.Contex
 // ends. Then it begins nothing more, leaves the run that it works on to another replica, and returns; Shutdown waits
 // for the end of that. It returns nil: what fails is tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
-	r.parts.Go(func() { r.takeJobs(ctx) })
-	r.parts.Go(func() { r.keepSchedule(ctx) })
-	r.parts.Go(func() { r.countPayments(ctx) })
+	r.ending.Lock()
+	if !r.ended {
+		r.parts.Go(func() { r.takeJobs(ctx) })
+		r.parts.Go(func() { r.keepSchedule(ctx) })
+		r.parts.Go(func() { r.countPayments(ctx) })
+	}
+	r.ending.Unlock()
 	return r.buffers.Run(ctx, r.live...)
 }
 
@@ -187,6 +193,9 @@ const handOverTimeout = 500 * time.Millisecond
 // are rolled back and their leases released, and a run is free when its worker has been silent for Options.Silence.
 // Call it after Run's context has ended.
 func (r *Reconciler) Shutdown(ctx context.Context) error {
+	r.ending.Lock()
+	r.ended = true // a Run that begins now begins nothing
+	r.ending.Unlock()
 	flushes := make(chan error, 1)
 	go func() { flushes <- r.buffers.Shutdown(ctx) }()
 	ended := make(chan struct{})
