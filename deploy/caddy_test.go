@@ -116,6 +116,15 @@ func TestCaddy_SlowClients(t *testing.T) {
 				fmt.Fprintf(c, "%x\r\n%s\r\n", 100_000, make([]byte, 100_000))
 			}
 		},
+		"aborted chunks": func(c net.Conn) {
+			fmt.Fprint(c, head+"Transfer-Encoding: chunked\r\n\r\n")
+			fmt.Fprintf(c, "%x\r\n%s\r\n", 70_000, make([]byte, 70_000))
+			c.Close()
+		},
+		"stopped chunks": func(c net.Conn) {
+			fmt.Fprint(c, head+"Transfer-Encoding: chunked\r\n\r\n")
+			fmt.Fprintf(c, "%x\r\n%s\r\n", 65_600, make([]byte, 65_600))
+		},
 		"stopped after the buffer": func(c net.Conn) {
 			fmt.Fprint(c, head+"Content-Length: 100000\r\n\r\n")
 			_, _ = c.Write(make([]byte, 70_000))
