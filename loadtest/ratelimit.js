@@ -13,7 +13,7 @@
 // `crowd` is many users at once, each of whom spends the last of his limit. The three have different users and, but for
 // the few requests that `boundary` sends in the middle of its minute, take turns.
 //
-// It needs a deployment with ALLOW_STRATEGY_OVERRIDE=true, the default limit, and a Redis that answers a check within
+// It needs a deployment with DEMO=true, the default limit, and a Redis that answers a check within
 // RATELIMIT_BUDGET: what is decided without it comes on top. It waits for the end of a minute; 70 s later it is done.
 
 import { sleep } from 'k6';
@@ -154,7 +154,7 @@ export function setup() {
   const answer = http.get(url, params);
   if (answer.status !== 200) {
     exec.test.abort(`a strategy was asked for, and answered with ${answer.status} ${answer.body}: `
-      + 'this needs ALLOW_STRATEGY_OVERRIDE=true');
+      + 'this needs DEMO=true');
   }
   if (SCENARIO === 'all' || SCENARIO === 'boundary') waitForTheEndOfAMinute();
   return { run: `ratelimit-${Date.now()}` };

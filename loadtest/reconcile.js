@@ -13,7 +13,7 @@
 // get only the first SLOW_PAYMENTS; the table scales them to all and says so. Those that take about a second run
 // several times: the table has the median of their times.
 //
-// It needs a deployment with ALLOW_STRATEGY_OVERRIDE=true that nobody else is using: it makes every payment pending
+// It needs a deployment with DEMO=true that nobody else is using: it makes every payment pending
 // again.
 
 import { check, sleep } from 'k6';
@@ -229,7 +229,7 @@ export function compare({ payments }) {
 
 // Runs one job to its end and returns what it says of itself then; null if it did not start or did not end in time.
 function run(strategy, limit, deadline) {
-  const response = order({ strategy, limit }, strategy, 202);
+  const response = order({ strategy, limit: limit || undefined }, strategy, 202);
   const started = check(response, {
     'a job is accepted, and says where it is': ({ status, headers }) => status === 202 && Boolean(headers.Location),
   }, { phase: strategy });
@@ -272,7 +272,7 @@ function reset() {
     case 204: return;
     case 409: exec.test.abort(`a job is running: wait for its end, or cancel it (${response.headers.Location})`); break;
     default:
-      exec.test.abort(`DELETE /reconcile: ${response.status}, not 204: this needs ALLOW_STRATEGY_OVERRIDE=true`);
+      exec.test.abort(`DELETE /reconcile: ${response.status}, not 204: this needs DEMO=true`);
   }
 }
 

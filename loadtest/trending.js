@@ -13,7 +13,7 @@
 // while it is computed anew, again and again, and counts who had to wait. It runs only when it is asked for, because it
 // takes at least two TTLs: give the service a short one (TRENDING_TTL=12s), or the script much time.
 //
-// It needs a deployment with ALLOW_STRATEGY_OVERRIDE=true that nobody else is using: it forgets the cached answers.
+// It needs a deployment with DEMO=true that nobody else is using: it forgets the cached answers.
 
 import exec from 'k6/execution';
 import http from 'k6/http';
@@ -215,7 +215,7 @@ export function setup() {
   const answer = http.get(`${BASE_URL}/posts/trending?strategy=preload`, tagged('GET /posts/trending'));
   const chosen = answer.status === 200 ? answer.json('strategy') : `${answer.status} ${answer.body}`;
   if (chosen !== 'preload') {
-    exec.test.abort(`?strategy=preload was answered with ${chosen}: this needs ALLOW_STRATEGY_OVERRIDE=true`);
+    exec.test.abort(`?strategy=preload was answered with ${chosen}: this needs DEMO=true`);
   }
   const posts = answer.json('posts').length;
   if (posts < slo.TRENDING_POSTS) exec.test.abort(`only ${posts} posts are trending: load the data with \`app seed\``);
@@ -305,7 +305,7 @@ function question(phase, strategy) {
 function forget() {
   const response = http.del(`${BASE_URL}/posts/trending`, null, tagged('DELETE /posts/trending'));
   if (response.status !== 204) {
-    exec.test.abort(`DELETE /posts/trending: ${response.status}, not 204: this needs ALLOW_STRATEGY_OVERRIDE=true`);
+    exec.test.abort(`DELETE /posts/trending: ${response.status}, not 204: this needs DEMO=true`);
   }
 }
 

@@ -8,7 +8,7 @@ import (
 // addresses are where the parts answer: on 127.0.0.1, and by default at the ports that compose publishes.
 type addresses struct {
 	door, prometheus, graph, grafana place
-	replicas                         [3]place
+	replicas, admins                 [3]place // admins are the replicas' ADMIN_ADDR
 
 	// The shared configuration files fix these.
 	collector, collectorGRPC, collectorHealth place
@@ -35,6 +35,7 @@ func choose(door int, getenv func(string) string) (addresses, error) {
 	}
 	for i := range a.replicas {
 		a.replicas[i] = place{door + 1 + i, fmt.Sprintf("replica %d, next to the front door", i+1), "-port N"}
+		a.admins[i] = place{door + 11 + i, fmt.Sprintf("the probes of replica %d", i+1), "-port N"}
 	}
 	for variable, p := range map[string]*place{
 		"PROMETHEUS_PORT": &a.prometheus, "GRAPH_PORT": &a.graph, "GRAFANA_PORT": &a.grafana,
@@ -53,6 +54,7 @@ func choose(door int, getenv func(string) string) (addresses, error) {
 // wanted are the places that this machine's deployment will take.
 func (a addresses) wanted(has installed) []place {
 	places := append([]place{a.door, a.prometheus, a.graph}, a.replicas[:]...)
+	places = append(places, a.admins[:]...)
 	if has.collector {
 		places = append(places, a.collector, a.collectorGRPC, a.collectorHealth)
 	}

@@ -26,11 +26,11 @@ type spans struct{ made, lost int64 }
 func (d *deployment) audit(ctx context.Context) (*audit.Report, error) {
 	d.say("the audit: was every call to Redis and Postgres traced? Half a minute")
 	var replicas []string
-	for _, at := range d.at.replicas {
+	for _, at := range d.at.admins {
 		replicas = append(replicas, at.url())
 	}
 	file := filepath.Join(d.dir, "audit.json")
-	auditing := d.app("audit", "-replicas", strings.Join(replicas, ","), "-json", file)
+	auditing := d.app("audit", "-replicas", strings.Join(replicas, ","), "-door", d.at.door.url(), "-json", file)
 	auditing.env = append(auditing.env, "REDIS_URL="+d.redisURL, "TOKEN_SECRET="+tokenSecret)
 	failure := d.parts.run(ctx, auditing)
 	text, err := os.ReadFile(file)
@@ -46,7 +46,7 @@ func (d *deployment) audit(ctx context.Context) (*audit.Report, error) {
 
 // countSpans asks each replica what it has made since it started, and what of that it got rid of.
 func (d *deployment) countSpans(ctx context.Context) (sum spans, err error) {
-	for _, at := range d.at.replicas {
+	for _, at := range d.at.admins {
 		here, err := countSpans(ctx, at.url()+"/ledger")
 		if err != nil {
 			return sum, err

@@ -118,12 +118,12 @@ func (d *deployment) replica(i int) part {
 	if d.has.collector && d.has.loki {
 		logs = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=" + d.at.collector.url() + "/v1/logs"
 	}
-	return part{name: name, ready: d.at.replicas[i].url() + "/readyz", command: []string{d.path("app/app"), "serve"},
+	return part{name: name, ready: d.at.admins[i].url() + "/readyz", command: []string{d.path("app/app"), "serve"},
 		env: []string{
-			"LISTEN_ADDR=" + d.at.replicas[i].address(), "REPLICA_ID=" + name,
+			"LISTEN_ADDR=" + d.at.replicas[i].address(), "ADMIN_ADDR=" + d.at.admins[i].address(), "REPLICA_ID=" + name,
 			"DATABASE_URL=" + d.databaseURL, "REDIS_URL=" + d.redisURL, "TRENDING_LEASE=" + leaseTime.String(),
 			// The demonstration: a caller may ask for a naive strategy and see what it costs.
-			"ALLOW_STRATEGY_OVERRIDE=true", "TOKEN_SECRET=" + tokenSecret,
+			"DEMO=true", "TOKEN_SECRET=" + tokenSecret,
 			// Caddy writes the caller's address to X-Forwarded-For. Unread, all callers without a token share Caddy's limit.
 			"TRUSTED_PROXIES=127.0.0.0/8,::1/128", "TRUSTED_HOPS=1",
 			// Everything shares these cores: a Redis that is only busy must not pass for one that is down.

@@ -37,6 +37,7 @@ func TestChoosePorts(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "http://127.0.0.1:9000", a.door.url())
 	require.Equal(t, "127.0.0.1:9003", a.replicas[2].address(), "the replicas follow the door")
+	require.Equal(t, "127.0.0.1:9013", a.admins[2].address())
 	require.Equal(t, 5666, a.graph.port)
 	require.Equal(t, 9090, a.prometheus.port)
 

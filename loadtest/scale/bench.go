@@ -37,6 +37,8 @@ type bench struct {
 	dir  string
 	app  *exec.Cmd
 	url  string
+	// admin is the URL of its ADMIN_ADDR.
+	admin string
 }
 
 const (
@@ -128,17 +130,19 @@ func (b *bench) load(ctx context.Context, payments int) error {
 
 // startApp starts a fresh replica, and returns when it is ready.
 func (b *bench) startApp(ctx context.Context) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeAddress()
 	if err != nil {
 		return err
 	}
-	address := listener.Addr().String()
-	_ = listener.Close()
-	b.url = "http://" + address
+	admin, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	b.url, b.admin = "http://"+address, "http://"+admin
 	b.app = exec.Command(filepath.Join(b.dir, "app"), "serve") //nolint:noctx // it is stopped in order
 	b.app.Env = append(os.Environ(),
-		"LISTEN_ADDR="+address, "DATABASE_URL="+b.postgres.URL("postgres"), "REDIS_URL="+b.redis.URL(),
-		"REDIS_NAMESPACE="+namespace, "TOKEN_SECRET="+secret, "ALLOW_STRATEGY_OVERRIDE=true", "RECONCILE_EVERY=0",
+		"LISTEN_ADDR="+address, "ADMIN_ADDR="+admin, "DATABASE_URL="+b.postgres.URL("postgres"), "REDIS_URL="+b.redis.URL(),
+		"REDIS_NAMESPACE="+namespace, "TOKEN_SECRET="+secret, "DEMO=true", "RECONCILE_EVERY=0",
 		"RATELIMIT_LIMIT=10000", "RATELIMIT_EVENTS_LIMIT=10000", "RATELIMIT_BUDGET=250ms", "LOG_LEVEL=warn",
 		"OTEL_EXPORTER_OTLP_ENDPOINT="+b.sink.URL, "OTEL_METRIC_EXPORT_INTERVAL=5000",
 	)
@@ -148,7 +152,7 @@ func (b *bench) startApp(ctx context.Context) error {
 		return err
 	}
 	return until(ctx, 30*time.Second, 50*time.Millisecond, func() (bool, error) {
-		return b.call(ctx, http.MethodGet, "/readyz", nil, nil) == nil, nil
+		return b.ask(ctx, http.MethodGet, b.admin+"/readyz", nil, nil) == nil, nil
 	})
 }
 
@@ -179,15 +183,28 @@ func until(ctx context.Context, patience, every time.Duration, is func() (bool, 
 	}
 }
 
-// call sends a request as a payment provider that may reconcile, and reads the answer.
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+// call sends a request to the service, and reads the answer.
 func (b *bench) call(ctx context.Context, method, path string, body, into any) error {
+	return b.ask(ctx, method, b.url+path, body, into)
+}
+
+// ask does so as a payment provider that may reconcile.
+func (b *bench) ask(ctx context.Context, method, url string, body, into any) error {
 	sent := &bytes.Buffer{}
 	if body != nil {
 		if err := json.NewEncoder(sent).Encode(body); err != nil {
 			return err
 		}
 	}
-	request, err := http.NewRequestWithContext(ctx, method, b.url+path, sent)
+	request, err := http.NewRequestWithContext(ctx, method, url, sent)
 	if err != nil {
 		return err
 	}
@@ -207,7 +224,7 @@ func (b *bench) call(ctx context.Context, method, path string, body, into any) e
 		return err
 	}
 	if response.StatusCode >= http.StatusBadRequest {
-		return fmt.Errorf("%s %s: %s: %s", method, path, response.Status, answer)
+		return fmt.Errorf("%s %s: %s: %s", method, url, response.Status, answer)
 	}
 	if into == nil {
 		return nil
@@ -220,7 +237,7 @@ func (b *bench) dbTrips(ctx context.Context) (float64, error) {
 	var ledger struct {
 		RoundTrips map[string]struct{ Wire float64 } `json:"round_trips"`
 	}
-	err := b.call(ctx, http.MethodGet, "/ledger", nil, &ledger)
+	err := b.ask(ctx, http.MethodGet, b.admin+"/ledger", nil, &ledger)
 	return ledger.RoundTrips["postgres"].Wire, err
 }
 
