@@ -81,12 +81,14 @@ func (s *service) serve(ctx context.Context, listener net.Listener, c config) er
 	slog.InfoContext(ctx, "serving",
 		"address", listener.Addr().String(), "replica", c.ReplicaID, "strategy", c.Trending.Strategy)
 
+	bounded := clients.listen(listener)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := server.Serve(clients.listen(listener)); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve: %w", err)
+		err := server.Serve(bounded)
+		if errors.Is(err, http.ErrServerClosed) || clients.ending.Err() != nil {
+			return nil
 		}
-		return nil
+		return fmt.Errorf("serve: %w", err)
 	})
 	if s.adminListener != nil {
 		// It answers probes to the end of the process.

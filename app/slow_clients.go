@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,8 @@ const (
 	maxHeaderBytes = 32 << 10
 	// refusedBody is how long an answer waits for the rest of a body that no handler has read.
 	refusedBody = 500 * time.Millisecond
+	// lastAccepts is how long connections are still accepted when the service ends.
+	lastAccepts = 50 * time.Millisecond
 	// lastWords is how long a slow client has when the service ends.
 	lastWords = 250 * time.Millisecond
 )
@@ -37,12 +40,19 @@ type slowClients struct {
 	end      context.CancelFunc
 	draining atomic.Bool
 
+	// listener is where connections come from, and accepted is closed when no more will.
+	listener *net.TCPListener
+	accepted chan struct{}
+	// acceptsNoMore closes it.
+	acceptsNoMore func()
+
 	mu    sync.Mutex
 	conns map[*slowConn]struct{}
 }
 
 func newSlowClients(requestTimeout time.Duration) *slowClients {
-	s := &slowClients{body: min(bodyPatience, requestTimeout), conns: map[*slowConn]struct{}{}}
+	s := &slowClients{body: min(bodyPatience, requestTimeout), conns: map[*slowConn]struct{}{}, accepted: make(chan struct{})}
+	s.acceptsNoMore = sync.OnceFunc(func() { close(s.accepted) })
 	s.ending, s.end = context.WithCancel(context.Background())
 	return s
 }
@@ -61,15 +71,39 @@ func (s *slowClients) server(h http.Handler) *http.Server {
 // drain asks clients to open a new connection for the next request: a balancer in front finds another replica then.
 func (s *slowClients) drain() { s.draining.Store(true) }
 
-// stop cuts off clients that have not sent their request or do not take their answer. Requests that are being handled go
-// on.
+// stop ends the listener, and cuts off clients that have not sent their request or do not take their answer. It returns
+// when each connection that was accepted has had its first request, or was cut off. Requests that are being handled go on.
+//
+// http.Server.Shutdown is for afterwards: it drops requests that it reads from then on, and closing a listener resets the
+// connections that wait to be accepted.
 func (s *slowClients) stop() {
 	s.end()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for c := range s.conns {
 		c.hurry()
 	}
+	s.mu.Unlock()
+	if s.listener != nil {
+		_ = s.listener.SetDeadline(time.Now().Add(lastAccepts))
+		<-s.accepted
+	}
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for giveUp := time.Now().Add(2 * lastWords); s.anyNew() && time.Now().Before(giveUp); {
+		<-again.C
+	}
+	<-again.C // http.Server looks once more whether it is to end, right after it has said that a request is there
+}
+
+func (s *slowClients) anyNew() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if !c.begun.Load() {
+			return true
+		}
+	}
+	return false
 }
 
 // follow learns when the first request of a connection has arrived, and when the connection ends.
@@ -139,18 +173,27 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// listen bounds each write on the listener's connections.
-func (s *slowClients) listen(l net.Listener) net.Listener { return slowListener{l, s} }
+// listen bounds each write on the listener's connections. It is called once.
+func (s *slowClients) listen(l net.Listener) net.Listener {
+	s.listener, _ = l.(*net.TCPListener)
+	return slowListener{l, s}
+}
 
 type slowListener struct {
 	net.Listener
 	bounds *slowClients
 }
 
-// Accept returns a connection whose writes are bounded.
+// Accept returns a connection whose writes are bounded. After stop it accepts what still waits, and then closes the
+// listener: net.ErrClosed.
 func (l slowListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			_ = l.Listener.Close()
+			err = net.ErrClosed
+		}
+		l.bounds.acceptsNoMore()
 		return nil, err
 	}
 	return &slowConn{Conn: c, bounds: l.bounds}, nil
