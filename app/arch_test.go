@@ -27,7 +27,9 @@ var allowed = map[string]struct {
 	"telemetry":   {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
 	"redisurl":    {nil, "where Redis is depends on nothing but the URL"},
 	"postgresurl": {nil, "where Postgres is depends on nothing but the connection string"},
-	"audit":       {[]string{"postgresurl", "redisurl", "roundtrips", "telemetry"}, "it compares telemetry with what servers counted"},
+	"audit": {
+		[]string{"postgresurl", "redisurl", "roundtrips", "telemetry"}, "it compares telemetry with what servers counted",
+	},
 	"api": {
 		[]string{"cache", "identity", "ratelimit", "reconcile", "roundtrips", "trending"},
 		"it turns features and their accounts into HTTP",

@@ -26,7 +26,8 @@ func runAudit(ctx context.Context, p program, args []string) error {
 	flags.SetOutput(p.stderr)
 	asked := flags.String("replicas", "http://127.0.0.1:8091",
 		"`URLs` of all replicas, each at its ADMIN_ADDR, separated by commas; a name stands for all its addresses")
-	doors := flags.String("door", "http://127.0.0.1:8080", "`URLs` that the load is sent to, separated by commas; a name stands for all its addresses")
+	doors := flags.String("door", "http://127.0.0.1:8080",
+		"`URLs` that the load is sent to, separated by commas; a name stands for all its addresses")
 	window := flags.Duration("for", 0, "watch for so long what others send, instead of sending a load")
 	file := flags.String("json", "", "also write the report to this `file`")
 	if flags.Parse(args) != nil {

@@ -85,7 +85,9 @@ func (a audited) audit(t *testing.T) (audit.Report, string, error) {
 	var table bytes.Buffer
 	file := filepath.Join(t.TempDir(), "audit.json")
 	p := program{getenv: environment(a.environment), stdout: &table, stderr: t.Output()}
-	err := run(t.Context(), p, []string{"audit", "-replicas", strings.Join(a.admins, ","), "-door", strings.Join(a.replicas, ","), "-json", file})
+	err := run(t.Context(), p, []string{
+		"audit", "-replicas", strings.Join(a.admins, ","), "-door", strings.Join(a.replicas, ","), "-json", file,
+	})
 	t.Logf("%s", table.String())
 	var report audit.Report
 	if text, missing := os.ReadFile(file); missing == nil {

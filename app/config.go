@@ -31,8 +31,8 @@ type config struct {
 	// loopback would be unreachable; the deployments publish it on 127.0.0.1 only.
 	ListenAddr string `env:"LISTEN_ADDR" envDefault:":8080"`
 
-	// ADMIN_ADDR is where the replica answers probes (/healthz, /readyz) and, in a demo, shows its ledger. Not where callers
-	// come: by default only this machine can reach it. In a container it is `:8091`, which must not be published.
+	// ADMIN_ADDR is where the replica answers probes (/healthz, /readyz) and, in a demo, shows its ledger. Not where
+	// callers come: by default only this machine can reach it. In a container it is `:8091`, which must not be published.
 	AdminAddr string `env:"ADMIN_ADDR" envDefault:"127.0.0.1:8091"`
 
 	// REPLICA_ID tells replicas apart in telemetry and in the X-Served-By header. Defaults to the host's name, which in
@@ -43,9 +43,9 @@ type config struct {
 	// strategies need when a burst of them shares two cores, because showing that is the point of the demo.
 	RequestTimeout time.Duration `env:"REQUEST_TIMEOUT" envDefault:"30s"`
 
-	// SHUTDOWN_TIMEOUT bounds the whole graceful end: the delay, requests, fills, flushes, runs and telemetry. They may go on for
-	// three quarters of it. What is left then is cancelled, so that another replica can take over at once, and the rest is
-	// for the last telemetry. A store that hangs adds up to a second. Docker kills after 10 s.
+	// SHUTDOWN_TIMEOUT bounds the whole graceful end: the delay, requests, fills, flushes, runs and telemetry. They may go
+	// on for three quarters of it. What is left then is cancelled, so that another replica can take over at once, and the
+	// rest is for the last telemetry. A store that hangs adds up to a second. Docker kills after 10 s.
 	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"8s"`
 
 	// SHUTDOWN_DELAY is the first part of the graceful end: the replica says that it is not ready, and goes on answering
@@ -299,7 +299,8 @@ func (c *config) validate(f *faults) {
 		c.ShutdownDelay = c.ShutdownTimeout / 4
 	}
 	f.unless(c.ShutdownDelay >= 0 && c.ShutdownDelay <= c.ShutdownTimeout/2,
-		"SHUTDOWN_DELAY", "is %s and must be from 0 to half of SHUTDOWN_TIMEOUT, which is %s", c.ShutdownDelay, c.ShutdownTimeout)
+		"SHUTDOWN_DELAY", "is %s and must be from 0 to half of SHUTDOWN_TIMEOUT, which is %s",
+		c.ShutdownDelay, c.ShutdownTimeout)
 	f.unless(c.AdminAddr != c.ListenAddr, "ADMIN_ADDR", "is %q, as LISTEN_ADDR is, and must be another", c.AdminAddr)
 	f.unless(t.TTL >= time.Second, "TRENDING_TTL", "must be at least 1s")
 	f.unless(t.TTLJitter >= 0 && t.TTLJitter < 1, "TRENDING_TTL_JITTER", "must be from 0 to below 1")

@@ -71,8 +71,8 @@ func (h *health) run(ctx context.Context) error {
 }
 
 // look finds out the state. Until the schema of this build was seen once, the replica is not ready, so that a rollout
-// with a wrong DATABASE_URL does not replace good replicas. Afterwards a Postgres that is away makes it degraded: cached
-// answers are served, and live events wait in Redis.
+// with a wrong DATABASE_URL does not replace good replicas. Afterwards a Postgres that is away makes it degraded:
+// cached answers are served, and live events wait in Redis.
 func (h *health) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, healthPatience)
 	defer cancel()

@@ -47,7 +47,8 @@ func TestHealth_Listeners(t *testing.T) {
 func (r *replicaProcess) healthcheck(t *testing.T) error {
 	t.Helper()
 	return run(t.Context(), program{
-		getenv: environment(map[string]string{"ADMIN_ADDR": r.admin[len("http://"):]}), stdout: io.Discard, stderr: io.Discard,
+		getenv: environment(map[string]string{"ADMIN_ADDR": r.admin[len("http://"):]}),
+		stdout: io.Discard, stderr: io.Discard,
 	}, []string{"healthcheck"})
 }
 
@@ -127,9 +128,9 @@ func TestShutdown_DrainsFirst(t *testing.T) {
 	}, 10*time.Second, 5*time.Millisecond)
 	c := dialRaw(t, r.url)
 	c.send("GET /posts/trending" + host + "\r\n")
-	got := c.answer()
-	require.Equal(t, http.StatusOK, got.StatusCode)
-	require.True(t, got.Close, "Connection: close")
+	code, _, last := c.answer()
+	require.Equal(t, http.StatusOK, code)
+	require.True(t, last, "Connection: close")
 	require.NoError(t, <-ended)
 }
 

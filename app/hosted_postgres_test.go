@@ -51,13 +51,13 @@ func everyCommand(t *testing.T, databaseURL string) {
 		for _, strategy := range []string{"n_plus_one", "batched_reads", "buffered", "single_statement"} {
 			require.Equal(t, "done", d.reconciled(t, strategy), strategy)
 			require.Equal(t, http.StatusNoContent,
-				askAs(t, "reconcile", http.MethodDelete, d.url+"/reconcile", "").status)
+				askReconcile(t, http.MethodDelete, d.url+"/reconcile", "").status)
 		}
 		require.Equal(t, http.StatusAccepted, ask(t, http.MethodPost, d.url+"/payments/1/settled").status)
 		require.Eventually(t, func() bool {
 			return strings.Contains(string(ask(t, http.MethodGet, d.url+"/payments").body), `"reconciled":1,`)
 		}, 20*time.Second, 10*time.Millisecond)
-		require.Equal(t, http.StatusNoContent, askAs(t, "reconcile", http.MethodDelete, d.url+"/reconcile", "").status)
+		require.Equal(t, http.StatusNoContent, askReconcile(t, http.MethodDelete, d.url+"/reconcile", "").status)
 		require.NoError(t, d.stop())
 	}
 	_, err := connectAudit(t, variables)
@@ -117,7 +117,7 @@ func TestDatabaseURL(t *testing.T) {
 				}
 				require.Equal(t, http.StatusOK, ask(t, http.MethodGet, d.url+"/posts/trending?strategy=preload").status)
 				require.Equal(t, http.StatusNoContent,
-					askAs(t, "reconcile", http.MethodDelete, d.url+"/reconcile", "").status)
+					askReconcile(t, http.MethodDelete, d.url+"/reconcile", "").status)
 				require.NoError(t, d.stop())
 			}
 		})
@@ -216,8 +216,8 @@ func TestPostgres_RefusesForTheMoment(t *testing.T) {
 	t.Run("25006", func(t *testing.T) {
 		does("ALTER DATABASE " + name + " SET default_transaction_read_only = on")
 		d := deploy(t, databaseURL, demo)
-		unavailable(t, askAs(t, "reconcile", http.MethodPost, d.url+"/reconcile", ""))
-		unavailable(t, askAs(t, "reconcile", http.MethodDelete, d.url+"/reconcile", ""))
+		unavailable(t, askReconcile(t, http.MethodPost, d.url+"/reconcile", ""))
+		unavailable(t, askReconcile(t, http.MethodDelete, d.url+"/reconcile", ""))
 		require.Equal(t, http.StatusOK, ask(t, http.MethodGet, d.url+"/posts/trending?strategy=preload").status)
 		does("ALTER DATABASE " + name + " RESET default_transaction_read_only")
 		require.NoError(t, d.stop())
@@ -227,12 +227,14 @@ func TestPostgres_RefusesForTheMoment(t *testing.T) {
 		does("BEGIN")
 		does("LOCK TABLE views IN ACCESS EXCLUSIVE MODE")
 		answered := make(chan reply, 1)
-		go func() { answered <- ask(t, http.MethodGet, d.url+"/posts/trending?strategy=preload") }()
+		var asking sync.WaitGroup
+		asking.Go(func() { answered <- ask(t, http.MethodGet, d.url+"/posts/trending?strategy=preload") })
 		require.Eventually(t, func() bool {
 			does(`SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
 				WHERE NOT granted AND datname = current_database()`)
 			return len(answered) == 1
 		}, 20*time.Second, 10*time.Millisecond)
+		asking.Wait()
 		unavailable(t, <-answered)
 		does("ROLLBACK")
 		require.NoError(t, d.stop())
@@ -242,7 +244,7 @@ func TestPostgres_RefusesForTheMoment(t *testing.T) {
 		d := deploy(t, empty, demo)
 		for _, got := range []reply{
 			ask(t, http.MethodGet, d.url+"/posts/trending?strategy=preload"), ask(t, http.MethodGet, d.url+"/payments"),
-			askAs(t, "reconcile", http.MethodPost, d.url+"/reconcile", ""),
+			askReconcile(t, http.MethodPost, d.url+"/reconcile", ""),
 		} {
 			unavailable(t, got)
 		}

@@ -41,7 +41,7 @@ func TestPgBouncer(t *testing.T) {
 			for _, strategy := range []string{"n_plus_one", "batched_reads", "buffered", "single_statement"} {
 				require.Equal(t, "done", d.reconciled(t, strategy))
 				require.JSONEq(t, truth, string(ask(t, http.MethodGet, d.url+"/payments").body))
-				require.Equal(t, http.StatusNoContent, askAs(t, "reconcile", http.MethodDelete, d.url+"/reconcile", "").status)
+				require.Equal(t, http.StatusNoContent, askReconcile(t, http.MethodDelete, d.url+"/reconcile", "").status)
 			}
 			require.Equal(t, http.StatusAccepted, ask(t, http.MethodPost, d.url+"/payments/1/settled").status)
 			const marked = `{"pending":99,"reconciled":1,"pending_that_agree":96,"reconciled_that_disagree":0}`
@@ -55,7 +55,7 @@ func TestPgBouncer(t *testing.T) {
 // reconciled makes a run and returns how it has ended.
 func (d deployment) reconciled(t *testing.T, strategy string) (state string) {
 	t.Helper()
-	accepted := askAs(t, "reconcile", http.MethodPost, d.url+"/reconcile", `{"strategy":"`+strategy+`"}`)
+	accepted := askReconcile(t, http.MethodPost, d.url+"/reconcile", `{"strategy":"`+strategy+`"}`)
 	require.Equal(t, http.StatusAccepted, accepted.status, "%s", accepted.body)
 	var job struct{ State string }
 	require.Eventually(t, func() bool {

@@ -75,7 +75,8 @@ func startUnready(t testing.TB, name string, variables map[string]string) *repli
 	// A context would kill it; it ends in order, or by its guard.
 	r.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])
 	r.cmd.Stdout, r.cmd.Stderr = t.Output(), io.MultiWriter(t.Output(), &r.stderr)
-	r.cmd.Env = append(os.Environ(), commandVariable+"=serve", "LISTEN_ADDR="+address, "ADMIN_ADDR="+admin, "REPLICA_ID="+name,
+	r.cmd.Env = append(os.Environ(), commandVariable+"=serve",
+		"LISTEN_ADDR="+address, "ADMIN_ADDR="+admin, "REPLICA_ID="+name,
 		"TOKEN_SECRET="+tokenSecret, "DEMO=true", "SHUTDOWN_DELAY=0s",
 		// A machine that is busy with other tests is no fault of Redis's.
 		"REDIS_TIMEOUT=5s", "RATELIMIT_BUDGET=5s", "RATELIMIT_LIMIT=10000",

@@ -22,7 +22,8 @@ const marked = "mark3d"
 // variable. No fault that is listed shows it.
 func FuzzConfig_Secrets(f *testing.F) {
 	for _, around := range [][2]string{
-		{"", ""}, {"%zz", ""}, {"", "%"}, {"/", ""}, {"", "/"}, {"#", "x"}, {"x", "?y="}, {" ", " "}, {"\n", "\n"}, {"@", "@"},
+		{"", ""}, {"%zz", ""}, {"", "%"}, {"/", ""}, {"", "/"}, {"#", "x"}, {"x", "?y="}, {" ", " "}, {"\n", "\n"},
+		{"@", "@"},
 		{":", ":"}, {"[", "]"}, {"\x00", "\x7f"}, {"'", "\\"}, {"1/", "@"},
 	} {
 		f.Add(around[0], around[1])
@@ -101,11 +102,14 @@ func TestServe_NoSecretLeaves(t *testing.T) {
 	require.NoError(t, memory.Kill())
 	all()
 	_ = r.stop() // with its stores away; how it ends is not the point
-	exported := fmt.Sprintf("%+v %+v %+v %+v", received.Spans(""), received.Points(""), received.Logs(), received.Resource())
+	exported := fmt.Sprintf("%+v %+v %+v %+v",
+		received.Spans(""), received.Points(""), received.Logs(), received.Resource())
 	require.NotEmpty(t, received.Spans(""))
 	require.NotEmpty(t, received.Points(""))
 	require.NotEmpty(t, received.Logs())
-	for what, text := range map[string]string{"answers": answers.String(), "the log": r.stderr.String(), "telemetry": exported} {
+	for what, text := range map[string]string{
+		"answers": answers.String(), "the log": r.stderr.String(), "telemetry": exported,
+	} {
 		text = strings.ReplaceAll(text, "/"+marked, "") // the path that the caller chose
 		if at := strings.Index(text, marked); at >= 0 {
 			require.Fail(t, what+" show a secret", text[max(0, at-200):min(len(text), at+200)])

@@ -62,7 +62,8 @@ func runServe(ctx context.Context, p program, args []string) (err error) {
 		return errors.Join(fmt.Errorf("LISTEN_ADDR %s: %w", c.ListenAddr, err), s.close())
 	}
 	if s.adminListener, err = net.Listen("tcp", c.AdminAddr); err != nil {
-		return errors.Join(fmt.Errorf("ADMIN_ADDR %s: %w; each process needs its own", c.AdminAddr, err), listener.Close(), s.close())
+		err = fmt.Errorf("ADMIN_ADDR %s: %w; each process needs its own", c.AdminAddr, err)
+		return errors.Join(err, listener.Close(), s.close())
 	}
 	err = s.serve(ctx, listener, c)
 	endsBy = func() time.Time { return s.endsBy }

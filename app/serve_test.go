@@ -78,12 +78,12 @@ func ask(t *testing.T, method, url string) reply {
 	return send(t, request)
 }
 
-// askAs asks with a token that has the scope.
-func askAs(t *testing.T, scope, method, url, body string) reply {
+// askReconcile asks with a token that has the scope reconcile.
+func askReconcile(t *testing.T, method, url, body string) reply {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	require.NoError(t, err)
-	request.Header.Set("Authorization", bearer(t, scope))
+	request.Header.Set("Authorization", bearer(t))
 	return send(t, request)
 }
 
@@ -165,7 +165,7 @@ func TestARunInAReplica(t *testing.T) {
 	for strategy, trips := range map[string]int{
 		"n_plus_one": 2 + 100 + 97, "batched_reads": 2 + 97, "buffered": 2 + 6, "single_statement": 2,
 	} {
-		accepted := askAs(t, "reconcile", http.MethodPost, d.url+"/reconcile", `{"strategy":"`+strategy+`"}`)
+		accepted := askReconcile(t, http.MethodPost, d.url+"/reconcile", `{"strategy":"`+strategy+`"}`)
 		require.Equal(t, http.StatusAccepted, accepted.status)
 
 		var job struct {
@@ -185,7 +185,7 @@ func TestARunInAReplica(t *testing.T) {
 		}
 		const truth = `{"pending":3,"reconciled":97,"pending_that_agree":0,"reconciled_that_disagree":0}`
 		require.JSONEq(t, truth, string(ask(t, http.MethodGet, d.url+"/payments").body))
-		require.Equal(t, http.StatusNoContent, askAs(t, "reconcile", http.MethodDelete, d.url+"/reconcile", "").status)
+		require.Equal(t, http.StatusNoContent, askReconcile(t, http.MethodDelete, d.url+"/reconcile", "").status)
 	}
 
 	event := ask(t, http.MethodPost, d.url+"/payments/1/settled")
@@ -351,10 +351,10 @@ func TestWrongUseIsSaid(t *testing.T) {
 	require.ErrorContains(t, run(t.Context(), p, []string{"serve"}), "3 fault(s)")
 }
 
-// bearer is what a caller with the scope shows.
-func bearer(t *testing.T, scope string) string {
+// bearer is what a caller with the scope reconcile shows.
+func bearer(t *testing.T) string {
 	t.Helper()
-	token, err := identity.New(tokenSecret).Mint(identity.Caller{User: "42", Scopes: []string{scope}}, time.Hour)
+	token, err := identity.New(tokenSecret).Mint(identity.Caller{User: "42", Scopes: []string{"reconcile"}}, time.Hour)
 	require.NoError(t, err)
 	return "Bearer " + token
 }

@@ -14,10 +14,10 @@ import (
 const endGrace = 250 * time.Millisecond
 
 // shutDown ends the service within SHUTDOWN_TIMEOUT, and a small constant where a store hangs:
-//   - for SHUTDOWN_DELAY, the replica is not ready and goes on answering, with the last answer on each connection. So those
-//     who send requests stop before it does, and none meets a connection that is being closed;
-//   - until 3/4 of the timeout, requests and background work go on to their end. Runs of reconcile are left to other replicas at
-//     once;
+//   - for SHUTDOWN_DELAY, the replica is not ready and goes on answering, once more on each connection. So load
+//     balancers turn to others first, and no request meets a connection that is being closed;
+//   - until 3/4 of the timeout, requests and background work go on to their end. Runs of reconcile are left to other
+//     replicas at once;
 //   - then what is left is cancelled: connections of requests are closed, queries cancelled, transactions rolled back,
 //     leases released. Another replica can take over at once;
 //   - the rest is for the telemetry, see runServe.

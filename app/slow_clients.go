@@ -51,7 +51,9 @@ type slowClients struct {
 }
 
 func newSlowClients(requestTimeout time.Duration) *slowClients {
-	s := &slowClients{body: min(bodyPatience, requestTimeout), conns: map[*slowConn]struct{}{}, accepted: make(chan struct{})}
+	s := &slowClients{
+		body: min(bodyPatience, requestTimeout), conns: map[*slowConn]struct{}{}, accepted: make(chan struct{}),
+	}
 	s.acceptsNoMore = sync.OnceFunc(func() { close(s.accepted) })
 	s.ending, s.end = context.WithCancel(context.Background())
 	return s
@@ -72,10 +74,11 @@ func (s *slowClients) server(h http.Handler) *http.Server {
 func (s *slowClients) drain() { s.draining.Store(true) }
 
 // stop ends the listener, and cuts off clients that have not sent their request or do not take their answer. It returns
-// when each connection that was accepted has had its first request, or was cut off. Requests that are being handled go on.
+// when each connection that was accepted has had its first request, or was cut off. Requests that are being handled go
+// on.
 //
-// http.Server.Shutdown is for afterwards: it drops requests that it reads from then on, and closing a listener resets the
-// connections that wait to be accepted.
+// http.Server.Shutdown is for afterwards: it drops requests that it reads from then on, and closing a listener resets
+// the connections that wait to be accepted.
 func (s *slowClients) stop() {
 	s.end()
 	s.mu.Lock()
@@ -190,7 +193,7 @@ func (l slowListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			_ = l.Listener.Close()
+			_ = l.Close()
 			err = net.ErrClosed
 		}
 		l.bounds.acceptsNoMore()
@@ -212,7 +215,7 @@ func (c *slowConn) hurry() {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(lastWords))
 	}
 	if c.writing.Load() {
-		_ = c.Conn.SetWriteDeadline(time.Now().Add(lastWords))
+		_ = c.SetWriteDeadline(time.Now().Add(lastWords))
 	}
 }
 
@@ -230,7 +233,7 @@ func (c *slowConn) SetReadDeadline(t time.Time) error {
 func (c *slowConn) Write(p []byte) (int, error) {
 	c.writing.Store(true)
 	defer c.writing.Store(false)
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(writePatience))
+	_ = c.SetWriteDeadline(time.Now().Add(writePatience))
 	if c.bounds.ending.Err() != nil {
 		c.hurry()
 	}

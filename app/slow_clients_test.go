@@ -22,7 +22,7 @@ type rawClient struct {
 
 func dialRaw(t *testing.T, url string) rawClient {
 	t.Helper()
-	conn, err := net.Dial("tcp", url[len("http://"):])
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", url[len("http://"):])
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	require.NoError(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
@@ -35,14 +35,22 @@ func (c rawClient) send(text string) {
 	require.NoError(c.t, err)
 }
 
-// answer reads one answer.
-func (c rawClient) answer() *http.Response {
+// answer reads one answer. last: the server closes the connection after it.
+func (c rawClient) answer() (status int, contentType string, last bool) {
 	c.t.Helper()
 	got, err := http.ReadResponse(c.answers, nil)
 	require.NoError(c.t, err)
+	defer got.Body.Close()
 	_, err = io.Copy(io.Discard, got.Body)
 	require.NoError(c.t, err)
-	return got
+	return got.StatusCode, got.Header.Get("Content-Type"), got.Close
+}
+
+// is reads one answer, which must have the status.
+func (c rawClient) is(status int) {
+	c.t.Helper()
+	got, _, _ := c.answer()
+	require.Equal(c.t, status, got)
 }
 
 // isClosed waits until the server has closed the connection.
@@ -59,7 +67,7 @@ const host = " HTTP/1.1\r\nHost: x\r\n"
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	d := deploy(t, tenPosts(t), demo)
-	token := bearer(t, "reconcile")
+	token := bearer(t)
 	t.Run("headers that never end", func(t *testing.T) {
 		t.Parallel()
 		c := dialRaw(t, d.url)
@@ -70,7 +78,7 @@ func TestSlowClients(t *testing.T) {
 		t.Parallel()
 		c := dialRaw(t, d.url)
 		_, _ = io.WriteString(c, "GET /"+host+"X-Huge: "+strings.Repeat("a", 1<<20))
-		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, c.answer().StatusCode)
+		c.is(http.StatusRequestHeaderFieldsTooLarge)
 	})
 	for name, request := range map[string]struct {
 		text   string
@@ -97,10 +105,10 @@ func TestSlowClients(t *testing.T) {
 			t.Parallel()
 			c := dialRaw(t, d.url)
 			c.send(request.text)
-			got := c.answer()
-			require.Equal(t, request.status, got.StatusCode)
-			if got.StatusCode >= http.StatusBadRequest {
-				require.Equal(t, "application/problem+json", got.Header.Get("Content-Type"))
+			status, contentType, _ := c.answer()
+			require.Equal(t, request.status, status)
+			if status >= http.StatusBadRequest {
+				require.Equal(t, "application/problem+json", contentType)
 			}
 			c.isClosed()
 		})
@@ -121,27 +129,27 @@ func TestSlowClients(t *testing.T) {
 		c.send(strings.Repeat("GET /"+host+"\r\n", 20) +
 			"POST /payments/settled" + host + "Content-Length: 16\r\n\r\n" + `{"payments":[1]}` + "GET /nowhere" + host + "\r\n")
 		for range 20 {
-			require.Equal(t, http.StatusOK, c.answer().StatusCode)
+			c.is(http.StatusOK)
 		}
-		require.Equal(t, http.StatusAccepted, c.answer().StatusCode)
-		require.Equal(t, http.StatusNotFound, c.answer().StatusCode)
+		c.is(http.StatusAccepted)
+		c.is(http.StatusNotFound)
 	})
 	t.Run("half-closed connection", func(t *testing.T) {
 		t.Parallel()
 		c := dialRaw(t, d.url)
 		c.send("POST /payments/settled" + host + "Content-Length: 20\r\n\r\n{\"pay")
 		require.NoError(t, c.CloseWrite())
-		require.Equal(t, http.StatusBadRequest, c.answer().StatusCode)
+		c.is(http.StatusBadRequest)
 		c.isClosed()
 	})
 	t.Run("a handler may take longer than a body", func(t *testing.T) {
 		t.Parallel()
 		c := dialRaw(t, d.url)
 		c.send("POST /payments/settled" + host + "Content-Length: 16\r\n\r\n" + `{"payments":[1]}`)
-		require.Equal(t, http.StatusAccepted, c.answer().StatusCode)
+		c.is(http.StatusAccepted)
 		<-time.After(bodyPatience + time.Second) // the body's deadline, which must not end the next request
 		c.send("GET /" + host + "\r\n")
-		require.Equal(t, http.StatusOK, c.answer().StatusCode)
+		c.is(http.StatusOK)
 	})
 }
 
@@ -149,7 +157,7 @@ func TestSlowClients(t *testing.T) {
 func TestShutdown_SlowClients(t *testing.T) {
 	t.Parallel()
 	d := deploy(t, tenPosts(t), map[string]string{"DEMO": "true", "RATELIMIT_LIMIT": "10000", "SHUTDOWN_TIMEOUT": "3s"})
-	token := bearer(t, "reconcile")
+	token := bearer(t)
 	for i := range 50 {
 		dialRaw(t, d.url)
 		dialRaw(t, d.url).send("GET /" + host + "X-Slow: ")

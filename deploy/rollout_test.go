@@ -31,8 +31,8 @@ func startApp(t *testing.T, program, address string, environment ...string) *exe
 	require.NoError(t, cmd.Start())
 	servicetest.Guard(t, cmd.Process.Pid)
 	require.Eventually(t, func() bool {
-		got, err := http.Get("http://" + admin + "/readyz")
-		return err == nil && got.Body.Close() == nil && got.StatusCode == http.StatusOK
+		status, _ := statusOf(t, http.MethodGet, "http://"+admin+"/readyz")
+		return status == http.StatusOK
 	}, 30*time.Second, 20*time.Millisecond)
 	return cmd
 }

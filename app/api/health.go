@@ -11,15 +11,16 @@ import (
 type Health string
 
 const (
-	// Starting: the schema of this build was not seen yet. Not ready.
+	// Starting is until the schema of this build was seen. Not ready.
 	Starting Health = "starting"
-	// Ready for every request.
+	// Ready is for every request.
 	Ready Health = "ready"
-	// Degraded: Postgres is away. What is cached is served, and live events are buffered, so the replica stays ready.
+	// Degraded is while Postgres is away. What is cached is served, and live events are buffered, so the replica stays
+	// ready.
 	Degraded Health = "degraded"
-	// Unavailable: Postgres and Redis are away. Not ready.
+	// Unavailable is while Postgres and Redis are away. Not ready.
 	Unavailable Health = "unavailable"
-	// Draining: the replica is about to end. Not ready, but what still comes is served.
+	// Draining is when the replica is about to end. Not ready, but what still comes is served.
 	Draining Health = "draining"
 )
 
@@ -47,8 +48,8 @@ func ready(now func() Health) echo.HandlerFunc {
 	}
 }
 
-// NewAdmin returns the handler of the listener that only probes and operators reach: no limit, no token. A nil ledger is
-// not shown.
+// NewAdmin returns the handler of the listener that only probes and operators reach: no limit, no token. A nil ledger
+// is not shown.
 func NewAdmin(now func() Health, ledger func(context.Context) any) http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem

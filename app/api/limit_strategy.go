@@ -19,8 +19,8 @@ const strategyField = "x-ratelimit-strategy"
 // off is no limit.
 const off = "off"
 
-// choose returns the strategy that the header names, or off. If there is none of that name, or the caller may not choose
-// it, it is the configured one, and the error is for after the check.
+// choose returns the strategy that the header names, or off. If there is none of that name, or the caller may not
+// choose it, it is the configured one, and the error is for after the check.
 func (l limits) choose(c echo.Context) (ratelimit.Strategy, error) {
 	name := c.Request().Header.Get(strategyHeader)
 	chosen := ratelimit.Strategy(name)

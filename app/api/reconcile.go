@@ -116,7 +116,8 @@ func readOrder(c echo.Context) (asked order, err error) {
 	if asked.Limit != nil && (*asked.Limit < 1 || *asked.Limit > math.MaxInt32) {
 		return order{}, problem{
 			Status: http.StatusBadRequest, Title: "Limit out of range", Field: "limit",
-			Detail: fmt.Sprintf("It is %d and must be from 1 to %d. Without it the run is for all.", *asked.Limit, math.MaxInt32),
+			Detail: fmt.Sprintf("It is %d and must be from 1 to %d. Without it the run is for all.",
+				*asked.Limit, math.MaxInt32),
 		}
 	}
 	return asked, nil

@@ -12,8 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// fromStore returns the answer to an error of Postgres or Redis that another try, a little later, may not meet: 503. What
-// it does not know is a fault of ours.
+// fromStore returns the answer to an error of Postgres or Redis that another try, a little later, may not meet: 503.
+// What it does not know is a fault of ours.
 func fromStore(err error) (problem, bool) {
 	unavailable := func(title string) (problem, bool) {
 		return problem{Status: http.StatusServiceUnavailable, Title: title, retryAfterSeconds: 2}, true
@@ -47,8 +47,8 @@ func fromStore(err error) (problem, bool) {
 	return problem{}, false
 }
 
-// passes says whether a SQLSTATE is of the moment: connections, resources, locks, an operator, a server that is read-only
-// after a failover, or a statement that took too long.
+// passes says whether a SQLSTATE is of the moment: connections, resources, locks, an operator, a server that is
+// read-only after a failover, or a statement that took too long.
 func passes(code string) bool {
 	for _, class := range []string{"08", "40", "53", "55", "57", "58"} {
 		if strings.HasPrefix(code, class) {

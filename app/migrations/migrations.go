@@ -97,8 +97,8 @@ func (e OutdatedError) Error() string {
 	return fmt.Sprintf("the schema is at version %d and this build needs %d: run `app migrate`", e.Current, e.Wanted)
 }
 
-// Check returns nil when the database has every migration of this build, and an OutdatedError when it lacks some. A newer
-// schema passes: during a roll-out the old replicas go on serving. It costs one round-trip.
+// Check returns nil when the database has every migration of this build, and an OutdatedError when it lacks some. A
+// newer schema passes: during a roll-out the old replicas go on serving. It costs one round-trip.
 func Check(ctx context.Context, db Querier) error {
 	var current int64
 	const newest = `-- name: schema_version

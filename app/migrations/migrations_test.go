@@ -3,6 +3,7 @@ package migrations_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -47,7 +48,8 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	url := servicetest.EmptyPostgres(t)
 	conn := connect(t, url)
-	require.ErrorContains(t, migrations.Check(t.Context(), conn), "goose_db_version", "nothing has ever been applied")
+	require.Equal(t, migrations.OutdatedError{Current: 0, Wanted: migrations.Version()},
+		migrations.Check(t.Context(), conn), "nothing has ever been applied")
 
 	_, err := migrations.Up(t.Context(), url)
 	require.NoError(t, err)
@@ -65,6 +67,38 @@ func TestUpSaysThatNobodyAnswers(t *testing.T) {
 	t.Parallel()
 	_, err := migrations.Up(t.Context(), "postgres://postgres@127.0.0.1:1/nervous?sslmode=disable")
 	require.ErrorContains(t, err, "connection refused")
+}
+
+// A migration waits for a table that a transaction has locked, for seconds at a time, so that requests go on in between.
+func TestUp_LockedTable(t *testing.T) {
+	t.Parallel()
+	url := servicetest.EmptyPostgres(t)
+	_, err := migrations.Up(t.Context(), url)
+	require.NoError(t, err)
+	conn := connect(t, url)
+	// As if the newest one had not run: it needs the table alone.
+	_, err = conn.Exec(t.Context(), "DELETE FROM goose_db_version WHERE version_id = $1", migrations.Version())
+	require.NoError(t, err)
+	lock, err := conn.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = lock.Exec(t.Context(), "LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
+	require.NoError(t, err)
+
+	ended := make(chan error, 1)
+	go func() {
+		_, err := migrations.Up(t.Context(), url)
+		ended <- err
+	}()
+	waits := func() (n int) {
+		require.NoError(t, lock.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE NOT granted").Scan(&n))
+		return n
+	}
+	require.Eventually(t, func() bool { return waits() > 0 }, 20*time.Second, 10*time.Millisecond, "it waits")
+	require.Eventually(t, func() bool { return waits() == 0 }, 20*time.Second, 10*time.Millisecond,
+		"it lets others go first")
+	require.NoError(t, lock.Rollback(t.Context()))
+	require.NoError(t, <-ended)
+	require.NoError(t, migrations.Check(t.Context(), conn))
 }
 
 func connect(t *testing.T, url string) *pgx.Conn {

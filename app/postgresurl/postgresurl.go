@@ -5,6 +5,7 @@ package postgresurl
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 
@@ -33,15 +34,17 @@ func Parse(text string) (Address, error) {
 	text = strings.TrimSpace(text)
 	if isURL(text) {
 		if u, err := url.Parse(text); err != nil || misplaced(u) {
-			return Address{}, errors.New(unencoded + "; accepted are " + Forms)
+			return Address{}, refused(unencoded)
 		}
 	}
 	config, err := pgxpool.ParseConfig(text)
 	if err != nil {
-		return Address{}, errors.New(harmless(err, text) + "; accepted are " + Forms)
+		return Address{}, refused(harmless(err, text))
 	}
 	return Address{config, parametersOf(text)}, nil
 }
+
+func refused(reason string) error { return fmt.Errorf("%s; accepted are %s", reason, Forms) }
 
 // Connection configures a single connection, without a pool.
 func Connection(text string) (*pgx.ConnConfig, error) {
@@ -52,7 +55,8 @@ func Connection(text string) (*pgx.ConnConfig, error) {
 	return a.Pool.ConnConfig, nil
 }
 
-const unencoded = "it is no valid URL; special characters in a user or a password must be percent-encoded, as in %2F for /"
+const unencoded = "it is no valid URL; special characters in a user or a password must be percent-encoded, " +
+	"as in %2F for /"
 
 // misplaced says that the URL is valid and means something else than was meant: an unencoded character of the password
 // has ended it, and the rest of the password is taken for a path or a fragment, which messages would show.
@@ -61,8 +65,8 @@ func misplaced(u *url.URL) bool {
 	return u.Fragment != "" || u.User == nil && strings.Contains(u.Path+query, "@")
 }
 
-// harmless says what is wrong. pgx quotes the connection string and parts of it, so its words are only repeated where the
-// password is certainly not among them.
+// harmless says what is wrong. pgx quotes the connection string and parts of it, so its words are only repeated where
+// the password is certainly not among them.
 func harmless(err error, text string) string {
 	if !isURL(text) {
 		return "it is no valid connection string"

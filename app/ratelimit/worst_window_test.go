@@ -17,8 +17,10 @@ import (
 func TestNoWindowHoldsMoreThanTheLimit(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		p := ratelimit.Policy{Name: "overall", Limit: 20, Window: time.Second, Strategy: ratelimit.Exact}
-		from := time.Now().Add(500 * time.Millisecond)
-		all := b.burst(t, p, from, from.Add(4*p.Window))
+		all := b.burst(t, p, func() (from, until time.Time) {
+			from = time.Now().Add(500 * time.Millisecond)
+			return from, from.Add(4 * p.Window)
+		})
 		worst := all.worstWindow(p.Window)
 		t.Logf("worst window %d of %d; %d admitted, %d denied, %d round-trips",
 			worst, p.Limit, len(all.Admitted), all.Denied, all.Asked)
@@ -31,8 +33,10 @@ func TestNoWindowHoldsMoreThanTheLimit(t *testing.T) {
 func TestAFixedWindowHoldsMoreThanTheLimitAroundItsEnd(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b backend) {
 		p := ratelimit.Policy{Name: "overall", Limit: 20, Window: 2 * time.Second, Strategy: ratelimit.FixedWindow}
-		end := time.Now().Truncate(p.Window).Add(2 * p.Window)
-		all := b.burst(t, p, end.Add(-p.Window/2), end.Add(p.Window/2))
+		all := b.burst(t, p, func() (from, until time.Time) {
+			end := time.Now().Truncate(p.Window).Add(2 * p.Window)
+			return end.Add(-p.Window / 2), end.Add(p.Window / 2)
+		})
 		worst := all.worstWindow(p.Window)
 		t.Logf("worst window %d of %d", worst, p.Limit)
 		require.Greater(t, worst, p.Limit)
@@ -40,13 +44,18 @@ func TestAFixedWindowHoldsMoreThanTheLimitAroundItsEnd(t *testing.T) {
 	})
 }
 
-// burst has three replicas spend.
-func (b backend) burst(t *testing.T, p ratelimit.Policy, from, until time.Time) (all Spent) {
+// burst has three replicas spend, in the time that when returns once they run.
+func (b backend) burst(t *testing.T, p ratelimit.Policy, when func() (from, until time.Time)) (all Spent) {
 	t.Helper()
 	var ended []chan error
 	each := make([]Spent, 3)
+	replicas := make([]process, len(each))
 	for i := range each {
-		r, done := startProcess(t, b, settings{Replica: fmt.Sprint(i)}), make(chan error, 1)
+		replicas[i] = startProcess(t, b, settings{Replica: fmt.Sprint(i)})
+	}
+	from, until := when()
+	for i, r := range replicas {
+		done := make(chan error, 1)
 		go func() {
 			done <- r.Try("Spend", Burst{
 				Ask{caller, 1, []ratelimit.Policy{p}}, 32, from.UnixNano(), until.UnixNano(),

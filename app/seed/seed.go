@@ -3,8 +3,8 @@
 //
 // Run is safe to repeat, to interrupt and to start twice at once. Rows are copied in batches, and each batch commits
 // together with its record, so that after a crash, a full disk or a lost connection the same command goes on where the
-// last one ended, to the very same rows. A database with another scale is loaded anew if it holds the rows of that scale
-// and no others. One that holds other rows is refused and not touched, unless Options.Replace allows it.
+// last one ended, to the very same rows. A database with another scale is loaded anew if it holds the rows of that
+// scale and no others. One that holds other rows is refused and not touched, unless Options.Replace allows it.
 package seed
 
 import (

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// PostgresTLS starts a private Postgres as hosted ones are, and returns the URL of an empty database in it: over TLS, and
-// with a password that is proved by SCRAM with channel binding.
+// PostgresTLS starts a private Postgres as hosted ones are, and returns the URL of an empty database in it: over TLS,
+// and with a password that is proved by SCRAM with channel binding.
 func PostgresTLS(t testing.TB) (databaseURL string) {
 	t.Helper()
 	dir, _, err := directory("", "postgres-tls")
