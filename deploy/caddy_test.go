@@ -98,11 +98,14 @@ func TestCaddy_SlowClients(t *testing.T) {
 	streak := 0
 	const head = "POST /payments/settled HTTP/1.1\r\nHost: x\r\n"
 	kinds := map[string]func(c net.Conn){
-		"no body":         func(c net.Conn) { fmt.Fprint(c, head+"Content-Length: 10\r\n\r\n") },
-		"half a body":     func(c net.Conn) { fmt.Fprint(c, head+"Content-Length: 10\r\n\r\n{\"pay") },
-		"half a chunk":    func(c net.Conn) { fmt.Fprint(c, head+"Transfer-Encoding: chunked\r\n\r\na\r\n{\"pay") },
-		"aborted body":    func(c net.Conn) { fmt.Fprint(c, head+"Content-Length: 10\r\n\r\n{\"pay"); c.Close() },
-		"aborted chunk":   func(c net.Conn) { fmt.Fprint(c, head+"Transfer-Encoding: chunked\r\n\r\na\r\n{\"pay"); c.Close() },
+		"no body":      func(c net.Conn) { fmt.Fprint(c, head+"Content-Length: 10\r\n\r\n") },
+		"half a body":  func(c net.Conn) { fmt.Fprint(c, head+"Content-Length: 10\r\n\r\n{\"pay") },
+		"half a chunk": func(c net.Conn) { fmt.Fprint(c, head+"Transfer-Encoding: chunked\r\n\r\na\r\n{\"pay") },
+		"aborted body": func(c net.Conn) { fmt.Fprint(c, head+"Content-Length: 10\r\n\r\n{\"pay"); c.Close() },
+		"aborted chunk": func(c net.Conn) {
+			fmt.Fprint(c, head+"Transfer-Encoding: chunked\r\n\r\na\r\n{\"pay")
+			c.Close()
+		},
 		"half a header":   func(c net.Conn) { fmt.Fprint(c, "POST /payments/settled HT") },
 		"stated too much": func(c net.Conn) { fmt.Fprint(c, head+"Content-Length: 10000000\r\n\r\n") },
 		"too much": func(c net.Conn) {

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -243,4 +244,23 @@ func (s surface) lockPayments(t *testing.T) {
 	t.Cleanup(func() { _ = lock.Rollback(context.WithoutCancel(t.Context())) })
 	_, err = lock.Exec(t.Context(), "LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
 	require.NoError(t, err)
+}
+
+// What a store has said goes into the log; a caller is told that the run has failed, and where the reason is.
+func TestShow_FailedRun(t *testing.T) {
+	t.Parallel()
+	s := newSurface(t, true)
+	var run struct{ ID, State, Error string }
+	started := s.ask(t, http.MethodPost, "/reconcile", "")
+	require.Equal(t, http.StatusAccepted, started.StatusCode)
+	_, err := s.pool.Exec(t.Context(), `UPDATE reconcile_jobs SET state = 'failed', finished_at = now(),
+		error = 'dial tcp 10.1.2.3:5432: password authentication failed for user "clerk" (SQLSTATE 28P01)'`)
+	require.NoError(t, err)
+	got := s.ask(t, http.MethodGet, started.Header.Get("Location"), "")
+	require.NoError(t, json.Unmarshal(got.body, &run))
+	require.Equal(t, "failed", run.State)
+	require.Equal(t, "The run has failed. The trace and the replica's log say why.", run.Error)
+	for _, inside := range []string{"10.1.2.3", "clerk", "SQLSTATE"} {
+		require.NotContains(t, string(got.body), inside)
+	}
 }

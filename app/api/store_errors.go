@@ -67,7 +67,8 @@ func schemaIsMissing(code string) bool {
 func refuses(reply string) bool {
 	word, _, _ := strings.Cut(reply, " ")
 	return slices.Contains([]string{
-		"OOM", "READONLY", "LOADING", "MISCONF", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK",
+		"OOM", "READONLY", "LOADING", "MISCONF", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "MOVED",
+		"ASK",
 		"NOAUTH", "WRONGPASS", "NOPERM", "UNKILLABLE",
 	}, word) || strings.HasPrefix(reply, "ERR max number of clients")
 }

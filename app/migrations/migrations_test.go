@@ -69,7 +69,8 @@ func TestUpSaysThatNobodyAnswers(t *testing.T) {
 	require.ErrorContains(t, err, "connection refused")
 }
 
-// A migration waits for a table that a transaction has locked, for seconds at a time, so that requests go on in between.
+// A migration waits for a table that a transaction has locked, for seconds at a time, so that requests go on in
+// between.
 func TestUp_LockedTable(t *testing.T) {
 	t.Parallel()
 	url := servicetest.EmptyPostgres(t)

@@ -132,8 +132,8 @@ func areHeaders(text string) bool {
 	return true
 }
 
-// mendResourceAttributes leaves the pairs of OTEL_RESOURCE_ATTRIBUTES that can be read, also for the SDK, which reads the
-// variable too and repeats in its message what it cannot read.
+// mendResourceAttributes leaves the pairs of OTEL_RESOURCE_ATTRIBUTES that can be read, also for the SDK, which reads
+// the variable too and repeats in its message what it cannot read.
 func mendResourceAttributes() (faulty bool, err error) {
 	const variable = "OTEL_RESOURCE_ATTRIBUTES"
 	var good []string

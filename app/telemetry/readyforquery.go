@@ -66,8 +66,8 @@ func (r answersReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// answersConn is the network connection, below TLS: a counter around TLS would hide the certificate, which pgx needs for
-// channel binding. What it holds belongs to the connection, so it is where to find the count.
+// answersConn is the network connection, below TLS: a counter around TLS would hide the certificate, which pgx needs
+// for channel binding. What it holds belongs to the connection, so it is where to find the count.
 type answersConn struct {
 	net.Conn
 	*answers

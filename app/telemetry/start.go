@@ -51,9 +51,9 @@ type Config struct {
 // wait for a collector. shutdown flushes all three signals at the same time and is bounded by its context.
 //
 // OTEL_SDK_DISABLED and OTEL_{TRACES,METRICS,LOGS}_EXPORTER (otlp, console, none) switch signals on and off.
-// OTEL_EXPORTER_OTLP_* say where they go and how: protocol (grpc, http/protobuf), endpoint, headers and certificates, for
-// all signals or for one. OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_BLRP_* and
-// OTEL_METRIC_EXPORT_INTERVAL mean what the specification says; only the defaults are ours. The error lists every
+// OTEL_EXPORTER_OTLP_* say where they go and how: protocol (grpc, http/protobuf), endpoint, headers and certificates,
+// for all signals or for one. OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_BLRP_*
+// and OTEL_METRIC_EXPORT_INTERVAL mean what the specification says; only the defaults are ours. The error lists every
 // variable whose value is not supported.
 func Start(ctx context.Context, cfg Config) (shutdown func(context.Context) error, err error) {
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(
