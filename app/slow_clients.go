@@ -27,8 +27,8 @@ const (
 )
 
 // slowClients bounds how long a client may take to send a request and to take its answer, apart from how long a handler
-// may take. Without it, who announces a body and sends none holds a connection and a goroutine, and at the end of the
-// service the graceful shutdown.
+// may take. Without it, a client that announces a body and sends none holds a connection and a goroutine, and keeps the
+// service from ending.
 //
 // http.Server's ReadTimeout would end the context of a handler that takes longer, and its WriteTimeout counts the
 // handler's time too; neither ends early when the service does.

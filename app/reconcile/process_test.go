@@ -48,7 +48,7 @@ func (p *process) settled(payment int64) (event Event) {
 }
 
 // patience bounds every wait: a test that hangs should say where.
-const patience = 2 * time.Minute
+const patience = 4 * time.Minute
 
 func eventually(t *testing.T, condition func() bool) {
 	t.Helper()

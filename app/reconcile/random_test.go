@@ -230,8 +230,16 @@ func (s *schedule) check() {
 		states[job.State]++
 		reopened += job.Reopened
 		require.NotEqual(t, reconcile.Failed, job.State, job.Err)
-		require.Equal(t, s.count(t, "SELECT count(*) FROM history WHERE status = 'reconciled' AND run = $1", id),
-			job.Counts.Reconciled, "%s by %s, %s after %d attempts", id, job.Strategy, job.State, job.Attempts)
+		marks := s.count(t, "SELECT count(*) FROM history WHERE status = 'reconciled' AND run = $1", id)
+		uncounted := int64(0)
+		if job.Strategy == reconcile.NPlusOne || job.Strategy == reconcile.BatchedReads {
+			// The page of a worker that has died is counted again, and lacks what was reopened since.
+			uncounted = s.count(t, `SELECT count(DISTINCT payment) FROM history m JOIN history o USING (payment)
+				WHERE m.run = $1 AND m.status = 'reconciled' AND o.status = 'pending'`, id)
+		}
+		require.LessOrEqual(t, job.Counts.Reconciled, marks)
+		require.GreaterOrEqual(t, job.Counts.Reconciled, marks-uncounted,
+			"%s by %s, %s after %d attempts", id, job.Strategy, job.State, job.Attempts)
 	}
 	require.Equal(t, s.count(t, "SELECT count(*) FROM history WHERE status = 'pending'"), reopened)
 	t.Logf("%d payments, runs %v, %d reopened, %d marked by events", s.newest, states, reopened,

@@ -95,7 +95,7 @@ func (c *answersConn) Close() error {
 	return err
 }
 
-// SyscallConn gives the kernel's settings of the connection to those who dial.
+// SyscallConn gives access to the kernel's settings of the connection.
 func (c *answersConn) SyscallConn() (syscall.RawConn, error) {
 	if real, ok := c.Conn.(syscall.Conn); ok {
 		return real.SyscallConn()
