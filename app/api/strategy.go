@@ -22,8 +22,8 @@ func unknownStrategy(field string, err error) problem {
 	return problem{Status: http.StatusBadRequest, Title: "Unknown strategy", Detail: err.Error(), Field: field}
 }
 
-// notYoursToChoose refuses a strategy: a naive one is a way to overload Postgres from outside, or to ask more than other
-// callers may.
+// notYoursToChoose refuses a strategy: a naive one is a way to overload Postgres from outside, or to ask more than
+// other callers may.
 func notYoursToChoose(field string) problem {
 	return problem{
 		Status: http.StatusForbidden, Title: "Strategy is not yours to choose", Field: field,
