@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// How long a client may keep a connection waiting. Caddy's limits are longer, so that it passes our answer on.
+// How long a client may keep a connection waiting. Behind the front door bodies arrive whole: Caddy reads them first,
+// with limits of its own.
 const (
 	headerPatience = 5 * time.Second // for the whole header of a request
 	bodyPatience   = 5 * time.Second // for the whole body
@@ -20,10 +21,10 @@ const (
 	maxHeaderBytes = 32 << 10
 	// refusedBody is how long an answer waits for the rest of a body that no handler has read.
 	refusedBody = 500 * time.Millisecond
-	// lastAccepts is how long connections are still accepted when the service ends.
-	lastAccepts = 50 * time.Millisecond
-	// lastWords is how long a slow client has when the service ends.
-	lastWords = 250 * time.Millisecond
+	// acceptPatience is how long connections are still accepted when the service ends.
+	acceptPatience = 50 * time.Millisecond
+	// endPatience is how long a slow client has when the service ends.
+	endPatience = 250 * time.Millisecond
 )
 
 // slowClients bounds how long a client may take to send a request and to take its answer, apart from how long a handler
@@ -83,19 +84,21 @@ func (s *slowClients) stop() {
 	s.end()
 	s.mu.Lock()
 	for c := range s.conns {
-		c.hurry()
+		c.cutOff()
 	}
 	s.mu.Unlock()
 	if s.listener != nil {
-		_ = s.listener.SetDeadline(time.Now().Add(lastAccepts))
+		_ = s.listener.SetDeadline(time.Now().Add(acceptPatience))
 		<-s.accepted
 	}
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
-	for giveUp := time.Now().Add(2 * lastWords); s.anyNew() && time.Now().Before(giveUp); {
+	for giveUp := time.Now().Add(2 * endPatience); s.anyNew() && time.Now().Before(giveUp); {
 		<-again.C
 	}
-	<-again.C // http.Server looks once more whether it is to end, right after it has said that a request is there
+	// http.Server reports a request (StateActive) and then checks whether Shutdown has begun. One more tick lets it pass
+	// that check first.
+	<-again.C
 }
 
 func (s *slowClients) anyNew() bool {
@@ -141,16 +144,17 @@ func (s *slowClients) bound(next http.Handler) http.Handler {
 		}
 		connection := http.NewResponseController(w)
 		_ = connection.SetReadDeadline(time.Now().Add(s.body))
-		cutOff := context.AfterFunc(s.ending, func() { _ = connection.SetReadDeadline(time.Now().Add(lastWords)) })
+		atTheEnd := context.AfterFunc(s.ending, func() { _ = connection.SetReadDeadline(time.Now().Add(endPatience)) })
+		defer atTheEnd() // also after a body that has not arrived: it would be kept until the process ends
 		body := &boundedBody{ReadCloser: r.Body, arrived: func() {
-			cutOff()
+			atTheEnd()
 			// A deadline that passes while the handler works would end its context.
 			_ = connection.SetReadDeadline(time.Time{})
 		}}
 		r.Body = body
 		next.ServeHTTP(w, r)
 		if !body.whole && !body.broken {
-			cutOff()
+			atTheEnd()
 			_ = connection.SetReadDeadline(time.Now().Add(refusedBody)) // net/http reads the rest before it answers
 		}
 	})
@@ -209,22 +213,22 @@ type slowConn struct {
 	begun, writing atomic.Bool
 }
 
-// hurry cuts off a client that keeps the end of the service waiting.
-func (c *slowConn) hurry() {
+// cutOff gives up on a client that keeps the end of the service waiting.
+func (c *slowConn) cutOff() {
 	if !c.begun.Load() {
-		_ = c.Conn.SetReadDeadline(time.Now().Add(lastWords))
+		_ = c.Conn.SetReadDeadline(time.Now().Add(endPatience))
 	}
 	if c.writing.Load() {
-		_ = c.SetWriteDeadline(time.Now().Add(lastWords))
+		_ = c.SetWriteDeadline(time.Now().Add(endPatience))
 	}
 }
 
 // SetReadDeadline is called by http.Server before it reads a request. At the end of the service it must not give more
-// time than hurry has left.
+// time than cutOff has left.
 func (c *slowConn) SetReadDeadline(t time.Time) error {
 	err := c.Conn.SetReadDeadline(t)
 	if c.bounds.ending.Err() != nil {
-		c.hurry()
+		c.cutOff()
 	}
 	return err
 }
@@ -235,7 +239,7 @@ func (c *slowConn) Write(p []byte) (int, error) {
 	defer c.writing.Store(false)
 	_ = c.SetWriteDeadline(time.Now().Add(writePatience))
 	if c.bounds.ending.Err() != nil {
-		c.hurry()
+		c.cutOff()
 	}
 	return c.Conn.Write(p)
 }
