@@ -364,7 +364,7 @@ func (d *database) direct() string { return cmp.Or(d.DirectURL, d.URL) }
 
 // name is the database's; a URL without one means that of the user's name.
 func (d *database) name() string {
-	c, err := postgresurl.Connection(d.URL)
+	c, err := postgresurl.Connection(d.URL, "")
 	if err != nil {
 		return "" // validate has refused it
 	}

@@ -43,11 +43,11 @@ func runMigrate(ctx context.Context, p program, args []string) error {
 // settleRole gives the service's role the settings that its sessions do not set behind a pooler. A role that may not
 // leaves that to the administrator: the service works without them, with deadlines of its own.
 func settleRole(ctx context.Context, out io.Writer, db database) error {
-	service, err := postgresurl.Connection(db.URL)
+	service, err := postgresurl.Connection(db.URL, "")
 	if err != nil {
 		return err
 	}
-	conn, err := connect(ctx, db.direct())
+	conn, err := postgresurl.Connect(ctx, db.direct(), "nervous migrate")
 	if err != nil {
 		return fmt.Errorf("settings of the role: %w", err)
 	}
@@ -66,14 +66,4 @@ func settleRole(ctx context.Context, out io.Writer, db database) error {
 		fmt.Fprintf(out, "the sessions of role %s have their settings\n", service.User)
 	}
 	return nil
-}
-
-// connect opens one connection, without a pool.
-func connect(ctx context.Context, url string) (*pgx.Conn, error) {
-	c, err := postgresurl.Connection(url)
-	if err != nil {
-		return nil, err
-	}
-	named(c, "nervous migrate")
-	return pgx.ConnectConfig(ctx, c)
 }

@@ -39,7 +39,7 @@ func openPostgres(ctx context.Context, d database) (*pgxpool.Pool, error) {
 	c := address.Pool
 	// A pool that is warm from the start and as wide as it may get: connecting is no part of any request.
 	c.MaxConns, c.MinConns = d.MaxConns, d.MaxConns
-	named(c.ConnConfig, "nervous")
+	postgresurl.Name(c.ConnConfig, "nervous")
 	c.ConnConfig.DialFunc = dialer()
 	p := &pooler{settings: sessionSettings(d)}
 	refused := &full{}
@@ -130,13 +130,6 @@ SELECT pg_backend_pid()`
 	}
 	p.known, p.there = true, server != conn.PgConn().PID()
 	return p.there, nil
-}
-
-// named gives the sessions a name in pg_stat_activity, unless the connection string does.
-func named(c *pgx.ConnConfig, name string) {
-	if c.RuntimeParams["application_name"] == "" {
-		c.RuntimeParams["application_name"] = name
-	}
 }
 
 // dialer gives up on a peer that has gone silently as soon as the system can tell.

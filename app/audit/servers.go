@@ -64,20 +64,12 @@ func connect(ctx context.Context, o Options) (*servers, error) {
 		}
 	}
 	if err == nil {
-		s.postgres, err = connectPostgres(ctx, o.DatabaseURL)
+		s.postgres, err = postgresurl.Connect(ctx, o.DatabaseURL, "nervous audit")
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
-}
-
-func connectPostgres(ctx context.Context, url string) (*pgx.Conn, error) {
-	config, err := postgresurl.Connection(url)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.ConnectConfig(ctx, config)
 }
 
 func (s *servers) close() error {

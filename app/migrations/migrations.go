@@ -37,12 +37,9 @@ const (
 // Up applies what is missing and returns the names of the files that it applied, in order: none when the schema was
 // current. On an error the files that are returned have been applied all the same.
 func Up(ctx context.Context, databaseURL string) (applied []string, err error) {
-	config, err := postgresurl.Connection(databaseURL)
+	config, err := postgresurl.Connection(databaseURL, "nervous migrate")
 	if err != nil {
 		return nil, fmt.Errorf("migrate: %w", err)
-	}
-	if config.RuntimeParams["application_name"] == "" {
-		config.RuntimeParams["application_name"] = "nervous migrate"
 	}
 	config.RuntimeParams["lock_timeout"] = strconv.FormatInt(lockTimeout.Milliseconds(), 10)
 	config.RuntimeParams["statement_timeout"] = "0" // a limit that suits requests does not suit an index

@@ -4,6 +4,7 @@
 package postgresurl
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -46,20 +47,38 @@ func Parse(text string) (Address, error) {
 
 func refused(reason string) error { return fmt.Errorf("%s; accepted are %s", reason, Forms) }
 
-// Connection configures a single connection, without a pool.
-func Connection(text string) (*pgx.ConnConfig, error) {
+// Name names the sessions in pg_stat_activity, unless the connection string does.
+func Name(c *pgx.ConnConfig, name string) {
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = name
+	}
+}
+
+// Connection configures a single connection, without a pool, whose session has the name unless the connection string
+// gives one.
+func Connection(text, name string) (*pgx.ConnConfig, error) {
 	a, err := Parse(text)
 	if err != nil {
 		return nil, err
 	}
+	Name(a.Pool.ConnConfig, name)
 	return a.Pool.ConnConfig, nil
+}
+
+// Connect opens such a connection.
+func Connect(ctx context.Context, text, name string) (*pgx.Conn, error) {
+	c, err := Connection(text, name)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, c)
 }
 
 const unencoded = "it is no valid URL; special characters in a user or a password must be percent-encoded, " +
 	"as in %2F for /"
 
-// misplaced says that the URL is valid and means something else than was meant: an unencoded character of the password
-// has ended it, and the rest of the password is taken for a path or a fragment, which messages would show.
+// misplaced says that a part of the password stands in the path, the query or the fragment of the URL, because a
+// character of it was not encoded. The URL is valid then, and messages would show that part.
 func misplaced(u *url.URL) bool {
 	query, _, _ := strings.Cut(u.RawQuery, "=")
 	return u.Fragment != "" || u.User == nil && strings.Contains(u.Path+query, "@")

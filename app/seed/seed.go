@@ -52,12 +52,9 @@ type run struct {
 // the tables vacuumed and analyzed, so that plans do not change later. The schema must be there already. While another
 // Run works on the same database, this one waits for its end.
 func Run(ctx context.Context, databaseURL string, options Options) error {
-	config, err := postgresurl.Connection(databaseURL)
+	config, err := postgresurl.Connection(databaseURL, "nervous seed")
 	if err != nil {
 		return fmt.Errorf("seed: %w", err)
-	}
-	if config.RuntimeParams["application_name"] == "" {
-		config.RuntimeParams["application_name"] = "nervous seed"
 	}
 	config.RuntimeParams["statement_timeout"] = "0" // a limit that suits requests does not suit a load
 	conn, err := pgx.ConnectConfig(ctx, config)
