@@ -46,6 +46,7 @@ func newSurface(t testing.TB, demo bool, changes ...func(*api.Dependencies, redi
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	for _, sql := range []string{
+		`INSERT INTO users (id, name) VALUES (1, 'Ada')`, `INSERT INTO posts (author_id, title) VALUES (1, 'A post')`,
 		`INSERT INTO payments (id, reference, amount_minor, currency)
 		SELECT n, n::text, 100, 'EUR' FROM generate_series(1, 10) n`,
 		`INSERT INTO settlements (reference, amount_minor, currency)
