@@ -24,7 +24,7 @@ var allowed = map[string]struct {
 	"seed":        {[]string{"postgresurl"}, "demo data depends on the schema, not on the code that reads it"},
 	"trending":    {[]string{"cache", "roundtrips"}, "the feature shows how to use the mechanism"},
 	"reconcile":   {[]string{"buffer", "roundtrips"}, "the feature shows how to use the mechanism"},
-	"telemetry":   {[]string{"roundtrips"}, "it fills the tally; nobody but main knows that there is an SDK"},
+	"telemetry":   {[]string{"roundtrips"}, "it fills the tally; as only main imports it, only main has the SDK"},
 	"redisurl":    {nil, "where Redis is depends on nothing but the URL"},
 	"postgresurl": {nil, "where Postgres is depends on nothing but the connection string"},
 	"audit": {

@@ -34,7 +34,7 @@ func startCaddy(t *testing.T, upstreams ...string) frontDoor {
 	t.Helper()
 	program, err := exec.LookPath("caddy")
 	if err != nil && os.Getenv("CI") == "" {
-		t.Skip("there is no caddy on PATH")
+		t.Skip("there is no caddy on PATH; ./deploy/local/test installs it")
 	}
 	require.NoError(t, err)
 	d := frontDoor{address: freeAddress(t), said: &bytes.Buffer{}}

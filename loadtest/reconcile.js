@@ -13,7 +13,7 @@
 // get only the first SLOW_PAYMENTS; the table scales them to all and says so. Those that take about a second run
 // several times: the table has the median of their times.
 //
-// It needs a deployment with DEMO=true that nobody else is using: it makes every payment pending
+// It needs a deployment with DEMO=true and no other traffic: it makes every payment pending
 // again.
 
 import { check, sleep } from 'k6';

@@ -13,7 +13,7 @@
 // while it is computed anew, again and again, and counts who had to wait. It runs only when it is asked for, because it
 // takes at least two TTLs: give the service a short one (TRENDING_TTL=12s), or the script much time.
 //
-// It needs a deployment with DEMO=true that nobody else is using: it forgets the cached answers.
+// It needs a deployment with DEMO=true and no other traffic: it forgets the cached answers.
 
 import exec from 'k6/execution';
 import http from 'k6/http';

@@ -7,8 +7,8 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
-// demo is whether callers may choose strategies and reset things. Also in a demo only those nearby may, because a
-// naive strategy is a way to overload Postgres from outside, and the demo's secret is published.
+// demo is whether callers may choose strategies and reset things. Even then only callers with a loopback or private
+// address may: a naive strategy is a way to overload Postgres from outside, and the demo's secret is published.
 type demo bool
 
 // allows says whether the caller may choose a strategy.
@@ -25,7 +25,7 @@ func privateOnly(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if !isNear(c) {
 			return problem{
-				Status: http.StatusForbidden, Title: "For callers nearby only",
+				Status: http.StatusForbidden, Title: "Private address required",
 				Detail: "A demo answers this to loopback and private addresses only.",
 			}
 		}

@@ -281,7 +281,7 @@ func TestHEADAndAllow(t *testing.T) {
 	}
 }
 
-// Also the demo's routes and choices are for callers nearby only.
+// The demo's routes and choices are refused to callers with a public address.
 func TestDemo_CallersFromAfar(t *testing.T) {
 	t.Parallel()
 	s := newSurface(t, true)
